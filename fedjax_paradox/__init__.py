@@ -1,0 +1,1 @@
+"""Federated text classification in JAX, measured by the client that a model leaves behind."""

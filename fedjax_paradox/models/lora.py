@@ -1,0 +1,83 @@
+"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), and its export to PEFT's file format."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from fedjax_paradox.models.base import Dropout, KeyPath, Params
+
+LORA_LEAVES = ("lora_a", "lora_b")
+
+
+def is_adapter(path: KeyPath) -> bool:
+    """Whether a jax key path ends in a LoRA factor."""
+    return path[-1].key in LORA_LEAVES
+
+
+class LoRADense(nn.Module):
+    """y = x W + b + (alpha / rank) dropout(x) A B (Hu et al. 2021, eq. 3), W and b frozen.
+
+    x: f32[..., in] -> f32[..., features]. A ~ U(+-1/sqrt(in)) (kaiming_uniform with a = sqrt(5), as PEFT),
+    B = 0, so that training starts from the frozen model. Three plain products: under `vmap` with a shared W
+    the first stays one large product over all lanes.
+    """
+
+    features: int
+    rank: int
+    alpha: float
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.zeros, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        lora_a = self.param("lora_a", a_init, (shape[0], self.rank))
+        lora_b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features))
+        update = (Dropout(self.dropout)(x, deterministic) @ lora_a) * (self.alpha / self.rank) @ lora_b
+        y = x @ kernel
+        return y + jnp.broadcast_to(bias, y.shape) + update
+
+
+def export_peft(
+    trainable: Params, folder: Path, *, base_model: str, alpha: float = 16.0, dropout: float = 0.1
+) -> None:
+    """Writes a trained DistilBERT adapter and head as PEFT reads them.
+
+    `trainable`: the leaves of one `distilbert.transformer` model (no client or lane axis) on a DistilBERT
+    checkpoint; `base_model`: what PEFT should load beneath it. Gives `folder/adapter_config.json` and
+    `folder/adapter_model.safetensors`.
+    """
+    leaves = traverse_util.flatten_dict(trainable)
+    tensors = {_peft_name(names): np.ascontiguousarray(np.asarray(leaf).T) for names, leaf in leaves.items()}
+    rank = next(leaf.shape[-1] for names, leaf in leaves.items() if names[-1] == "lora_a")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": ["q_lin", "v_lin"],
+        "modules_to_save": ["pre_classifier", "classifier"],
+        "bias": "none",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _peft_name(names: tuple[str, ...]) -> str:
+    """("layer_0", "attention", "q_lin", "lora_a") -> PEFT's dotted name of the same tensor."""
+    *modules, leaf = names
+    ending = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "kernel": "weight", "bias": "bias"}[leaf]
+    if modules[0].startswith("layer_"):
+        modules[0] = "distilbert.transformer.layer." + modules[0].removeprefix("layer_")
+    return ".".join(["base_model.model", *modules, ending])

@@ -1,0 +1,161 @@
+"""The one impure loop: prepare, then for every program and round schedule, train, aggregate, predict, store."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from fedjax_paradox.config import Cell, Experiment, cells, content_hash, to_yaml
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.federated import schedule
+from fedjax_paradox.plan import choose_lanes
+from fedjax_paradox.program import Program, measure, plan_round, predict_batches, prepare
+from fedjax_paradox.storage import checkpoint, folder, results
+
+PACKAGES = ("datasets", "flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers", "transformers")
+
+
+class Started(NamedTuple):
+    """Program number `program` begins, with `round` rounds found finished."""
+
+    program: int
+    round: int
+
+
+class Trained(NamedTuple):
+    """So many more rows are trained in the round."""
+
+    program: int
+    round: int
+    rows: int
+
+
+class Finished(NamedTuple):
+    """The round is stored; `table` holds its rows."""
+
+    program: int
+    round: int
+    table: pa.Table
+    seconds: float
+
+
+Event = Started | Trained | Finished
+Notify = Callable[[Event], None]
+
+
+def run(experiment: Experiment, programs: Sequence[Program], out: Path, notify: Notify) -> pa.Table:
+    """Runs or resumes an experiment in `out`.
+
+    Args:
+      programs: `prepare(cells(experiment), cache)`.
+      notify: told of every chunk and round.
+
+    Returns:
+      the whole results table, as in `out/clients.parquet`.
+
+    Raises:
+      InputError: `out` is not this experiment's, a checkpoint is damaged, or a loss is not finite.
+        Rounds that were finished before stay readable.
+    """
+    record = {"hash": content_hash(experiment), "inputs": [program.inputs for program in programs], **surroundings()}
+    with folder.claim(out, record, to_yaml(experiment)):
+        tables = [results.read(out)]
+        for number, program in enumerate(programs):
+            tables = _run_program(experiment, number, program, out, tables, notify)
+        return pa.concat_tables(tables)
+
+
+def _run_program(
+    experiment: Experiment, number: int, program: Program, out: Path, tables: list[pa.Table], notify: Notify
+) -> list[pa.Table]:
+    engine, cells_ = program.engine, program.cells
+    globals_, frozen = program.initial()
+    state = (globals_, engine.init_rules(globals_))
+    lanes, buffer = engine.start(globals_, choose_lanes(experiment, program), len(cells_) * program.slots)
+    batches = predict_batches(program)
+    with checkpoint.checkpoints(out / "checkpoints" / str(number), experiment.checkpoints_kept) as manager:
+        done, (globals_, rule_states) = checkpoint.restore(manager, state)
+        notify(Started(number, done))
+        tables = [_without_later_rounds(pa.concat_tables(tables), cells_, done)]
+        for round_ in range(done + 1, cells_[0].rounds + 1):
+            began = time.monotonic()
+            jobs, participants = plan_round(program, round_)
+            trained = None
+            for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
+                lanes, buffer, rows = engine.advance(
+                    lanes, buffer, globals_, program.hyper, frozen, program.data, chunk
+                )
+                if trained is not None:  # one chunk behind, so that the device never waits for the host
+                    notify(Trained(number, round_, int(trained)))
+                trained = rows
+            notify(Trained(number, round_, int(trained)))
+            _check_finite(program, jobs, np.asarray(buffer.loss), round_, out)
+            globals_, rule_states = engine.aggregate(globals_, rule_states, buffer, participants)
+            predicted = np.asarray(engine.predict(globals_, frozen, program.data.tokens, batches))
+            table = _table(program, round_, predicted)
+            tables.append(table)
+            results.write(out, tables)  # before the checkpoint: results may be ahead of it, never behind
+            checkpoint.save(manager, round_, (globals_, rule_states))
+            notify(Finished(number, round_, table, time.monotonic() - began))
+    return tables
+
+
+def _table(program: Program, round_: int, predicted: np.ndarray) -> pa.Table:
+    """The rows of every cell of a program; predicted: i32[batches, P, B]."""
+    classes = predicted.swapaxes(0, 1).reshape(len(program.cells), -1)[:, : len(program.predicted)]
+    return pa.concat_tables(
+        results.records(
+            {**_facts(cell), "round": round_}, program.clients[index].class_counts.sum(axis=1), measured
+        )
+        for index, cell in enumerate(program.cells)
+        for measured in [measure(program, index, classes[index])]
+    )
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    names = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
+    return {"cell": cell.name, "corpus": cell.corpus.name, **{name: getattr(cell, name) for name in names}}
+
+
+def _without_later_rounds(table: pa.Table, cells_: Sequence[Cell], last: int) -> pa.Table:
+    """Drops what these cells stored after the round that their checkpoint holds; it is computed again."""
+    ours = np.isin(table["cell"].to_numpy(), [cell.name for cell in cells_])
+    return table.filter(pa.array(~(ours & (table["round"].to_numpy() > last))))
+
+
+def _check_finite(
+    program: Program, jobs: Sequence[schedule.Job], losses: np.ndarray, round_: int, out: Path
+) -> None:
+    for job in jobs:
+        if not np.isfinite(losses[job.slot]):
+            cell = program.cells[job.cell]
+            raise InputError(
+                f"the loss or a weight is not finite in cell {cell.name}, round {round_}, client {job.client} "
+                f"(local.learning_rate={cell.local.learning_rate}); lower the learning rate. "
+                f"Rounds before {round_} are in {out / results.FILE}"
+            )
+
+
+def surroundings() -> dict[str, Any]:
+    """What a reader needs to repeat the run: versions, commit, machine."""
+    source = Path(__file__).parent
+    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        commit = done.stdout.strip() or None
+    except FileNotFoundError:
+        commit = None
+    return {
+        "git_commit": commit,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("fedjax-paradox", *PACKAGES)},
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+    }

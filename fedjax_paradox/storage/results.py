@@ -1,0 +1,77 @@
+"""The per-client table, `clients.parquet`: everything a report says derives from it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedjax_paradox.errors import InputError
+
+FILE = "clients.parquet"
+
+# One row per (cell, round, protocol, client). `correct` is fractional for reweighted protocols, and
+# total 0 means that the protocol defines no accuracy for this client.
+SCHEMA = pa.schema(
+    [
+        ("cell", pa.string()),
+        ("corpus", pa.string()),
+        ("model", pa.string()),
+        ("rule", pa.string()),
+        ("alpha", pa.float64()),
+        ("num_clients", pa.int32()),
+        ("partition_seed", pa.int64()),
+        ("seed", pa.int64()),
+        ("round", pa.int32()),
+        ("protocol", pa.string()),
+        ("client", pa.int32()),
+        ("train_rows", pa.int64()),
+        ("correct", pa.float64()),
+        ("total", pa.int64()),
+    ]
+)
+
+
+def records(
+    facts: Mapping[str, Any], train_rows: np.ndarray, counts: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> pa.Table:
+    """Rows of one cell in one round.
+
+    Args:
+      facts: the columns that are the same in every row (cell ... round).
+      train_rows: i[K]; counts: protocol -> (correct f[K], total i[K]).
+    """
+    clients = len(train_rows)
+    columns = {name: [value] * (clients * len(counts)) for name, value in facts.items()}
+    columns["protocol"] = [protocol for protocol in counts for _ in range(clients)]
+    columns["client"] = list(range(clients)) * len(counts)
+    columns["train_rows"] = train_rows.tolist() * len(counts)
+    columns["correct"] = np.concatenate([correct for correct, _ in counts.values()]).tolist()
+    columns["total"] = np.concatenate([total for _, total in counts.values()]).tolist()
+    return pa.Table.from_pydict(columns, SCHEMA)
+
+
+def write(folder: Path, tables: Sequence[pa.Table]) -> None:
+    """Replaces the folder's table in one atomic step: readers see the old one or the new one."""
+    temporary = folder / f".{FILE}.tmp"
+    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]), temporary)
+    os.replace(temporary, folder / FILE)
+
+
+def read(folder: Path) -> pa.Table:
+    """The folder's table, or an empty one where no round is finished.
+
+    Raises:
+      InputError: the file is no parquet file or lacks a column.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return SCHEMA.empty_table()
+    try:
+        table = pq.read_table(path)
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
+        raise InputError(f"{path} is not a readable results table ({error}); restore it or remove it") from error

@@ -1,0 +1,109 @@
+"""Random encoders on disk, named as Hugging Face names them; no PyTorch needed to write them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+BERT = {
+    "q_lin": "attention.self.query",
+    "k_lin": "attention.self.key",
+    "v_lin": "attention.self.value",
+    "out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "lin1": "intermediate.dense",
+    "lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+DISTILBERT = {name: f"attention.{name}" for name in ("q_lin", "k_lin", "v_lin", "out_lin")} | {
+    "sa_layer_norm": "sa_layer_norm",
+    "lin1": "ffn.lin1",
+    "lin2": "ffn.lin2",
+    "output_layer_norm": "output_layer_norm",
+}
+
+
+def random_tensors(
+    model_type: str = "distilbert",
+    *,
+    layers: int = 2,
+    dim: int = 32,
+    hidden: int = 64,
+    vocabulary: int = 60,
+    positions: int = 16,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Every tensor of the encoder, without prefix: biases and scales are random too, so that none is idle."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int, scale: float, centre: float = 0.0) -> np.ndarray:
+        return (centre + scale * rng.standard_normal(shape)).astype(np.float32)
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": normal(dim, scale=0.2, centre=1.0), f"{name}.bias": normal(dim, scale=0.2)}
+
+    def linear(name: str, rows: int, columns: int) -> dict[str, np.ndarray]:
+        return {
+            f"{name}.weight": normal(rows, columns, scale=columns**-0.5),
+            f"{name}.bias": normal(rows, scale=0.2),
+        }
+
+    stem, names = ("encoder.layer", BERT) if model_type == "bert" else ("transformer.layer", DISTILBERT)
+    tensors = {
+        "embeddings.word_embeddings.weight": normal(vocabulary, dim, scale=1.0),
+        "embeddings.position_embeddings.weight": normal(positions, dim, scale=1.0),
+    } | norm("embeddings.LayerNorm")
+    if model_type == "bert":
+        tensors["embeddings.token_type_embeddings.weight"] = normal(2, dim, scale=1.0)
+    for layer in range(layers):
+        for name, target in names.items():
+            full = f"{stem}.{layer}.{target}"
+            if name.endswith("norm"):
+                tensors |= norm(full)
+            else:
+                tensors |= linear(full, hidden if name == "lin1" else dim, hidden if name == "lin2" else dim)
+    return tensors
+
+
+def random_config(
+    model_type: str = "distilbert",
+    *,
+    layers: int = 2,
+    dim: int = 32,
+    heads: int = 4,
+    hidden: int = 64,
+    vocabulary: int = 60,
+    positions: int = 16,
+) -> dict[str, object]:
+    common = {"model_type": model_type, "vocab_size": vocabulary, "max_position_embeddings": positions}
+    if model_type == "bert":
+        return common | {
+            "hidden_size": dim,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": hidden,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+        }
+    return common | {
+        "dim": dim,
+        "n_layers": layers,
+        "n_heads": heads,
+        "hidden_dim": hidden,
+        "activation": "gelu",
+        "pad_token_id": 0,
+    }
+
+
+def write_checkpoint(folder: Path, config: dict[str, object], tensors: dict[str, np.ndarray]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def random_checkpoint(folder: Path, model_type: str = "distilbert", seed: int = 0) -> Path:
+    """The default tiny encoder: 2 layers, width 32, 4 heads, 60 words, 16 positions."""
+    return write_checkpoint(folder, random_config(model_type), random_tensors(model_type, seed=seed))

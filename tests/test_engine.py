@@ -1,0 +1,241 @@
+"""The packed engine against a plain sequential loop, for any lanes, chunks and cells."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from fedjax_paradox.federated import rules, schedule
+from fedjax_paradox.federated.engine import Data, Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.local import OBJECTIVES, masked_cross_entropy
+from fedjax_paradox.federated.types import Hyper
+
+WORDS, WIDTH, CLASSES, LENGTH, BATCH = 11, 3, 3, 4, 4
+GENERATOR = np.random.default_rng(0)
+TOKENS = GENERATOR.integers(0, WORDS, (80, LENGTH)).astype(np.int32)
+LABELS = GENERATOR.integers(0, CLASSES, 80).astype(np.int32)
+FROZEN = {"scale": jnp.asarray(GENERATOR.normal(size=WIDTH), jnp.float32)}
+
+
+def apply(params, frozen, tokens, key=None):
+    """A bag of words with dropout: small, but it has a table, a matrix, a frozen leaf and randomness."""
+    mean = params["table"][tokens].mean(axis=1) * frozen["scale"][None]
+    if key is not None:
+        mean = jnp.where(jax.random.bernoulli(key, 0.8, mean.shape), mean / 0.8, 0.0)
+    return mean @ params["matrix"]
+
+
+def leaves(seed):
+    one, two = jax.random.split(jax.random.key(seed))
+    return {"table": jax.random.normal(one, (WORDS, WIDTH)), "matrix": jax.random.normal(two, (WIDTH, CLASSES))}
+
+
+class Cell:
+    def __init__(self, clients, seed, optimizer, objective, epochs, drop, numbers):
+        self.clients, self.seed, self.optimizer, self.objective = clients, seed, optimizer, objective
+        self.epochs, self.drop, self.numbers, self.start = epochs, drop, numbers, leaves(seed)
+
+
+def sequential(cell, start, round_):
+    """One round as a researcher writes it: client by client, batch by batch, no masks, no padding."""
+    rate, momentum, decay, mu = cell.numbers
+    optimizer = {
+        "sgd": optax.sgd(rate, momentum=momentum),
+        "adamw": optax.adamw(rate, weight_decay=decay),
+    }[cell.optimizer]
+    results = []
+    for client, rows in enumerate(cell.clients):
+        params, state = start, optimizer.init(start)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(cell.seed), round_), client)
+        batches = schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client) if len(rows) else []
+        for number, batch in enumerate(batches):
+            batch, step_key = batch[batch >= 0], jax.random.fold_in(key, number)
+            padded = np.concatenate([batch, np.zeros(BATCH - len(batch), int)])  # dropout draws a whole batch
+
+            def loss(params, batch=batch, padded=padded, step_key=step_key):
+                logits = apply(params, FROZEN, TOKENS[padded], step_key)[: len(batch)]
+                value = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS[batch]).mean()
+                if cell.objective == "fedprox":
+                    distance = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
+                    value += mu / 2 * distance
+                return value
+
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(params)
+    sizes = np.array([len(rows) for rows in cell.clients], np.float64)
+    weights = (sizes / sizes.sum()).tolist()
+    return jax.tree.map(lambda *each: sum(w * leaf for w, leaf in zip(weights, each, strict=True)), *results)
+
+
+def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
+    jobs, shape = [], (len(cells), slots)
+    rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for index, cell in enumerate(cells):
+        for client, held in enumerate(cell.clients):
+            if len(held) == 0:
+                continue
+            steps = schedule.local_batches(held, cell.epochs, BATCH, cell.drop, cell.seed, round_, client)
+            jobs.append(schedule.Job(index, index * slots + client, client, cell.seed, steps))
+            rows[index, client], mask[index, client] = len(held), True
+    hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
+    data = Data(jnp.asarray(TOKENS), jnp.asarray(LABELS))
+    trained = 0
+    for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
+        lanes, buffer, count = engine.advance(lanes, buffer, globals_, hyper, FROZEN, data, chunk)
+        trained += int(count)
+    assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
+    people = Participants(rows, np.zeros((*shape, CLASSES), np.float32), mask)
+    return engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0], lanes, buffer
+
+
+def stack(trees):
+    return jax.tree.map(lambda *each: jnp.stack(each), *trees)
+
+
+def engine_for(cells, rule=rules.fedavg):
+    group = RuleGroup(rule, np.arange(len(cells)), {})
+    return build_engine(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer, [group])
+
+
+def run(cells, num_lanes, rounds):
+    engine, slots = engine_for(cells), max(len(cell.clients) for cell in cells)
+    globals_ = stack([cell.start for cell in cells])
+    lanes, buffer = engine.start(globals_, num_lanes, len(cells) * slots)
+    for round_ in range(1, rounds + 1):
+        globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, slots, round_)
+    return globals_
+
+
+# float32 sums in another order, over at most some 60 steps of size <= 0.1: relative 1e-4 is far above rounding
+# and far below what one missed, doubled or swapped batch would change.
+close = partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-5)
+
+sizes = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda each: sum(each) > 0)
+
+
+# No shrinking: every example compiles anew, so that shrinking a failure would take minutes.
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    st.lists(st.tuples(sizes, st.integers(0, 9), st.integers(1, 2)), min_size=1, max_size=3),
+    st.sampled_from([("sgd", "cross_entropy"), ("sgd", "fedprox"), ("adamw", "cross_entropy")]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.sampled_from([1, 3, 32]),
+)
+def test_packed_equals_sequential(drawn, kind, num_lanes, drop, chunk_steps):
+    numbers = {"sgd": (0.1, 0.9, 0.0, 0.3), "adamw": (0.01, 0.0, 0.1, 0.0)}[kind[0]]
+    cells = [
+        Cell([GENERATOR.permutation(80)[:size] for size in each], seed, *kind, epochs, drop, numbers)
+        for each, seed, epochs in drawn
+    ]
+    # Optax's Adam raises a Python float to an int32 power, which strict promotion forbids.
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(schedule, "CHUNK_STEPS", chunk_steps)
+        got = run(cells, num_lanes, rounds=2)
+        for index, cell in enumerate(cells):
+            expected = cell.start
+            for round_ in (1, 2):
+                expected = sequential(cell, expected, round_)
+            close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected)
+
+
+def one_cell(clients, seed=1):
+    return Cell(clients, seed, "sgd", "cross_entropy", 2, False, (0.1, 0.9, 0.0, 0.0))
+
+
+def test_an_empty_client_changes_nothing():
+    clients = [np.arange(10), np.arange(10, 35)]
+    without = run([one_cell(clients)], 2, 2)
+    close(run([one_cell([*clients, np.array([], int)])], 2, 2), without)
+
+
+def test_clients_in_another_order_with_their_own_shuffles():
+    # A client's number seeds its shuffle and dropout, so the order is changed in the slots, not in the numbers.
+    cell, engine = one_cell([np.arange(10), np.arange(10, 35), np.arange(40, 47)]), None
+    globals_ = stack([cell.start])
+    results = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        engine = engine or engine_for([cell])
+        lanes, buffer = engine.start(globals_, 2, 3)
+        jobs = [
+            schedule.Job(0, slot, client, 1, schedule.local_batches(cell.clients[client], 2, BATCH, False, 1, 1, client))
+            for slot, client in enumerate(order)
+        ]
+        data, hyper = Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)), Hyper(*np.array([cell.numbers], np.float32).T)
+        for chunk in schedule.chunks(jobs, 2, 1):
+            lanes, buffer, _ = engine.advance(lanes, buffer, globals_, hyper, FROZEN, data, chunk)
+        rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
+        people = Participants(rows, np.zeros((1, 3, CLASSES), np.float32), np.ones((1, 3), bool))
+        results.append(engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0])
+    close(*results)
+
+
+def test_one_compilation_over_rounds_sizes_and_numbers():
+    traces = []
+
+    def counted(params, frozen, tokens, key=None):
+        traces.append(tokens.shape)
+        return apply(params, frozen, tokens, key)
+
+    cells = [one_cell([np.arange(10), np.arange(10, 35)]), one_cell([np.arange(3), np.arange(40, 80)], seed=2)]
+    group = RuleGroup(rules.fedavg, np.arange(2), {})
+    engine = build_engine(counted, OBJECTIVES["cross_entropy"], "sgd", [group])
+    globals_ = stack([cell.start for cell in cells])
+    lanes, buffer = engine.start(globals_, 3, 4)
+    for round_ in (1, 2, 3):
+        cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
+        globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
+        engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
+    sizes = [jitted._cache_size() for jitted in (engine.advance, engine.aggregate, engine.predict)]
+    assert sizes == [1, 1, 1]
+    assert len(traces) == 2  # once in advance, once in predict
+
+
+def test_predict_is_argmax_of_each_cell():
+    globals_ = stack([leaves(1), leaves(2)])
+    engine = engine_for([one_cell([np.arange(4)])])
+    rows = np.arange(20, dtype=np.int32).reshape(4, 5)
+    got = engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), rows)
+    for cell, seed in enumerate((1, 2)):
+        expected = np.argmax(apply(leaves(seed), FROZEN, TOKENS[:20]), axis=-1)
+        assert np.array_equal(np.asarray(got)[:, cell].ravel(), expected)
+
+
+def test_cells_keep_their_rules():
+    cells = [one_cell([np.arange(2), np.arange(10, 40)]) for _ in range(2)]
+    groups = [RuleGroup(rules.uniform, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
+    engine = build_engine(apply, OBJECTIVES["cross_entropy"], "sgd", groups)
+    globals_ = stack([cell.start for cell in cells])
+    lanes, buffer = engine.start(globals_, 1, 4)
+    got, _, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, 1)
+    for index, weights in enumerate(([2 / 32, 30 / 32], [0.5, 0.5])):
+        expected = jax.tree.map(lambda leaf, i=index, w=weights: w[0] * leaf[2 * i] + w[1] * leaf[2 * i + 1], buffer.leaves)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_leaves_that_are_not_finite_show_in_the_loss():
+    cell = Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0))
+    engine = engine_for([cell])
+    globals_ = stack([cell.start])
+    lanes, buffer = engine.start(globals_, 1, 2)
+    _, _, buffer = packed_round(engine, [cell], globals_, lanes, buffer, 2, 1)
+    assert not np.isfinite(np.asarray(buffer.loss)).any()  # client 1 has one step: its loss is finite, its leaves are not
+
+
+def test_masked_rows_leak_neither_value_nor_gradient():
+    logits = jnp.asarray(GENERATOR.normal(size=(4, CLASSES)), jnp.float32)
+    labels, mask = jnp.array([0, 1, 2, 0]), jnp.array([True, True, False, False])
+    poisoned = logits.at[2:].set(jnp.array([jnp.inf, -jnp.inf, jnp.nan]))
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits[:2], labels[:2]).mean()
+    value, gradient = jax.value_and_grad(masked_cross_entropy)(logits, labels, mask)
+    assert jnp.isclose(value, expected, rtol=1e-6)
+    assert (gradient[2:] == 0).all()
+    assert jnp.isfinite(masked_cross_entropy(poisoned, labels, mask))
+    assert masked_cross_entropy(logits, labels, jnp.zeros(4, bool)) == 0

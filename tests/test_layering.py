@@ -1,0 +1,76 @@
+"""No arrow points up: every import of the package is one that the design's table of rooms allows."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fedjax_paradox"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+# Room -> (rooms of the package it may import, third parties it may import); the first match counts.
+CORE = ("federated/types.py",)
+ALLOWED = {
+    "errors.py": ((), ()),
+    "config.py": ((), ("pydantic", "pydantic_core", "yaml")),
+    "data/partition.py": ((), ("numpy",)),
+    "data/": (("data/",), ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow")),
+    "models/": (("models/",), ("jax", "flax", "numpy", "safetensors", "huggingface_hub", "ml_dtypes")),
+    "federated/types.py": ((), ("jax",)),
+    "federated/schedule.py": ((), ("numpy",)),
+    "federated/local.py": (CORE, ("jax", "optax")),
+    "federated/rules.py": (CORE, ("jax", "optax")),
+    "federated/engine.py": (("federated/",), ("jax", "numpy")),
+    "evaluation/": (("evaluation/",), ("numpy",)),
+    "storage/checkpoint.py": ((), ("jax", "orbax")),
+    "storage/results.py": ((), ("numpy", "pyarrow")),
+    "storage/folder.py": ((), ()),
+    "program.py": (("config.py", "data/", "models/", "federated/", "evaluation/"), ("jax", "numpy")),
+    "plan.py": (("config.py", "federated/", "program.py"), ("jax",)),
+    "run.py": (("config.py", "federated/", "program.py", "plan.py", "storage/"), ("jax", "numpy", "pyarrow")),
+    "display.py": (("evaluation/", "program.py", "plan.py", "run.py"), ("numpy", "pyarrow", "rich")),
+    "cli.py": (("config.py", "program.py", "plan.py", "run.py", "display.py"), ("typer", "rich")),
+}
+# These live in one room each, so that replacing one changes one room.
+ONE_ROOM = {"flax": "models/", "orbax": "storage/", "datasets": "data/", "typer": "cli.py"}
+
+
+def imports(path: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def as_file(name: str) -> str:
+    parts = name.split(".")[1:]
+    for length in range(len(parts), 0, -1):
+        candidate = "/".join(parts[:length]) + ".py"
+        if (PACKAGE / candidate).exists():
+            return candidate
+    raise AssertionError(f"{name} is no module of the package")
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_stay_within_the_room(path):
+    import sys
+
+    rooms, packages = next(allowed for room, allowed in ALLOWED.items() if path.startswith(room))
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top == "fedjax_paradox":
+            target = as_file(name)
+            assert target == "errors.py" or target.startswith(rooms), f"{path} must not import {target}"
+        elif top not in sys.stdlib_module_names:
+            assert top in packages, f"{path} must not import {top}"
+
+
+def test_each_large_library_has_one_room():
+    for path in FILES:
+        for name in imports(path):
+            room = ONE_ROOM.get(name.split(".")[0])
+            assert room is None or path.startswith(room), f"{name} belongs to {room}, not {path}"

@@ -1,0 +1,85 @@
+"""Hand-made predictions, counted by hand."""
+
+import numpy as np
+import pytest
+
+from fedjax_paradox.evaluation.fairness import summarise
+from fedjax_paradox.evaluation.protocols import PROTOCOLS, View
+
+# Train rows 0..9; test: two rows of class 0 (one right), four of class 1 (all right), two of class 2 (none right).
+VIEW = View(
+    train_correct=np.array([1, 1, 0, 0, 1, 0, 1, 1, 0, 0], bool),
+    test_correct=np.array([1, 0, 1, 1, 1, 1, 0, 0], bool),
+    train_labels=np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 1]),
+    test_labels=np.array([0, 0, 1, 1, 1, 1, 2, 2]),
+    train_rows=[np.array([0, 1, 2, 3]), np.array([4, 5]), np.array([], int), np.array([6])],
+    holdout_rows=[np.array([8]), np.array([9]), np.array([], int), np.array([7])],
+    num_classes=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "correct", "total"),
+    [
+        ("train_rows", [2, 1, 0, 1], [4, 2, 0, 1]),
+        ("holdout", [0, 0, 0, 1], [1, 1, 0, 1]),
+        ("label_filtered", [5, 4, 0, 0], [6, 4, 0, 2]),
+        # client 0: 3/4 class 0 (recall 1/2) + 1/4 class 1 (recall 1) = 0.625 of 6 rows
+        ("label_matched", [3.75, 4, 0, 0], [6, 4, 0, 2]),
+        ("global", [5, 5, 5, 5], [8, 8, 8, 8]),
+    ],
+)
+def test_counts_by_hand(name, correct, total):
+    got = PROTOCOLS[name].count(VIEW)
+    assert got[0].tolist() == correct  # exact: sums of halves and quarters
+    assert got[1].tolist() == total
+
+
+def test_a_class_without_test_rows_is_left_out():
+    view = VIEW._replace(test_correct=np.array([1, 0], bool), test_labels=np.array([0, 0]))
+    correct, total = PROTOCOLS["label_matched"].count(view)
+    assert correct.tolist() == [1, 0, 0, 0]  # client 0 is scored on class 0 alone: 2 * 1/2
+    assert total.tolist() == [2, 0, 0, 0]
+
+
+def test_matched_equals_filtered_where_test_and_client_mix_classes_alike():
+    labels = np.repeat([0, 1, 2], 20)
+    right = np.random.default_rng(0).random(60) < 0.6
+    view = View(right, right, labels, labels, [np.arange(60)], [np.array([], int)], 3)
+    values = {name: PROTOCOLS[name].count(view) for name in ("label_matched", "label_filtered", "global", "train_rows")}
+    for correct, total in values.values():
+        assert correct / total == pytest.approx(right.mean(), abs=1e-12)  # a few float64 roundings
+
+
+def test_summary_by_hand():
+    summary = summarise(np.array([1, 3, 4, 0]), np.array([4, 4, 4, 0]))  # accuracies 1/4, 3/4, 1; one undefined
+    assert summary.average == pytest.approx(2 / 3)
+    assert (summary.worst, summary.worst_client) == (0.25, 0)
+    assert summary.gap == pytest.approx(2 / 3 - 1 / 4)
+    assert summary.best_minus_worst == 0.75
+    assert summary.std == pytest.approx(np.std([0.25, 0.75, 1.0]))
+    assert summary.bottom_10 == 0.25
+    # Gini by its definition: mean absolute difference over all pairs / (2 * mean)
+    values = np.array([0.25, 0.75, 1.0])
+    assert summary.gini == pytest.approx(np.abs(values[:, None] - values).mean() / (2 * values.mean()))
+    assert summary.jain == pytest.approx(values.sum() ** 2 / (3 * (values**2).sum()))
+
+
+def test_bottom_tenth_of_any_number_of_clients():
+    for clients, lowest in ((1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (25, 3)):
+        summary = summarise(np.arange(clients, dtype=float), np.full(clients, 100))
+        assert summary.bottom_10 == pytest.approx(np.mean(np.arange(lowest)) / 100)
+
+
+def test_equal_and_extreme_clients():
+    equal, zero = summarise(np.full(5, 3.0), np.full(5, 4)), summarise(np.zeros(5), np.full(5, 4))
+    for summary in (equal, zero):
+        assert (summary.gap, summary.gini, summary.jain) == (0.0, pytest.approx(0.0), pytest.approx(1.0))
+    one = summarise(np.array([4.0, 0, 0, 0]), np.full(4, 4))
+    assert (one.gini, one.jain) == (pytest.approx(0.75), pytest.approx(0.25))
+
+
+def test_nobody_has_an_accuracy():
+    summary = summarise(np.zeros(3), np.zeros(3, int))
+    assert np.isnan(summary.gap)
+    assert summary.worst_client == -1

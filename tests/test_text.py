@@ -1,0 +1,190 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertTokenizerFast
+
+from fedjax_paradox.data.text import (
+    build_vocabulary,
+    encode_wordpiece,
+    encode_words,
+    load_wordpiece,
+    split_words,
+)
+from fedjax_paradox.errors import InputError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [
+    "the",
+    "quick",
+    "cafe",
+    "##s",
+    "un",
+    "##aff",
+    "##able",
+    "中",
+    "国",
+    "!",
+    ",",
+    ".",
+    "'",
+    "don",
+    "t",
+    "#",
+    "36",
+]
+TRICKY = [
+    "The QUICK cafés!",
+    "Un\u0301affable, unaffable unaffables",
+    "naïve CAFÉ cafe\u0301",
+    "中国the中",
+    "don't... #36;the \\the",
+    "tab\tnew\nline\r\n nbsp\u00a0the zero\u200bwidth \ufeff bell\x07the \ufffd",
+    " ",
+    "!",
+    "🙂 the 🙂",
+    "İstanbul ẞ Σίσυφος ﬁ",
+    "literal [SEP] and [PAD] and [MASK] [sep]",
+    "a" * 300,
+    "the " * 50,
+]
+
+
+def write_vocabulary(folder: Path, tokens: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_vocabulary(tmp_path / "checkpoint", SPECIAL + PIECES)
+
+
+@given(st.text())
+def test_split_words_is_the_published_rule_character_by_character(text):
+    kept = "".join(c if c in "abcdefghijklmnopqrstuvwxyz" else " " for c in text.lower())
+    assert split_words(text) == kept.split()
+
+
+def test_split_words_example():
+    assert split_words("Oil at $50.2\\barrel: it's UP—naïve") == [
+        "oil",
+        "at",
+        "barrel",
+        "it",
+        "s",
+        "up",
+        "na",
+        "ve",
+    ]
+
+
+def test_vocabulary_counts_padding_and_unknown_and_breaks_ties_by_first_occurrence():
+    assert build_vocabulary(["b a a", "c d d b"], 5) == {"<pad>": 0, "<unk>": 1, "b": 2, "a": 3, "d": 4}
+    assert len(build_vocabulary(["one two"], 20_000)) == 4
+
+
+@given(st.lists(st.text("abc ", min_size=1), min_size=1), st.integers(3, 8))
+def test_no_word_left_out_is_commoner_than_one_kept(texts, size):
+    counts = Counter(word for text in texts for word in text.split())
+    if not counts:
+        return
+    vocabulary = build_vocabulary(texts, size)
+    kept = set(vocabulary) & set(counts)
+    assert len(vocabulary) == min(size, len(counts) + 2)
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert max([counts[w] for w in counts.keys() - kept], default=0) <= min(counts[w] for w in kept)
+
+
+@pytest.mark.parametrize(("texts", "size", "rule"), [(["a"], 2, "size 2"), (["123 中国"], 9, "no word")])
+def test_vocabulary_without_words_is_refused(texts, size, rule):
+    with pytest.raises(InputError, match=rule):
+        build_vocabulary(texts, size)
+
+
+def test_words_are_cut_and_padded():
+    vocabulary = build_vocabulary(["a b"], 4)
+    tokens = encode_words(["b a zebra a", "a", "1984"], vocabulary, 3)
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, [[3, 2, 1], [2, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("length", [3, 16, 64])
+@pytest.mark.parametrize("source", ["vocab.txt", "tokenizer.json"])
+def test_wordpiece_equals_transformers(folder, source, length):
+    reference = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
+    if source == "tokenizer.json":
+        reference.backend_tokenizer.save(str(folder / source))
+        (folder / "vocab.txt").unlink()
+    tokens = encode_wordpiece(TRICKY, load_wordpiece(folder), length)
+    expected = reference(TRICKY, padding="max_length", truncation=True, max_length=length)["input_ids"]
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def test_wordpiece_by_hand(folder):
+    tokens = encode_wordpiece(["The cafés zebra!"], load_wordpiece(folder), 8)
+    the, cafe, s, mark = (len(SPECIAL) + PIECES.index(piece) for piece in ("the", "cafe", "##s", "!"))
+    np.testing.assert_array_equal(tokens, [[2, the, cafe, s, 1, mark, 3, 0]])
+
+
+def test_stored_padding_and_truncation_are_ignored_and_the_tokenizer_is_left_alone(folder):
+    stored = load_wordpiece(folder)
+    plain = encode_wordpiece(TRICKY, stored, 40)
+    assert stored.padding is None
+    assert stored.truncation is None
+    stored.enable_truncation(5)
+    stored.enable_padding(length=7, pad_id=1, pad_token=SPECIAL[1], direction="left")
+    stored.save(str(folder / "tokenizer.json"))
+    np.testing.assert_array_equal(encode_wordpiece(TRICKY, load_wordpiece(folder), 40), plain)
+
+
+def test_no_texts(folder):
+    assert encode_wordpiece([], load_wordpiece(folder), 8).shape == (0, 8)
+
+
+def test_padding_must_be_zero(tmp_path):
+    tokenizer = load_wordpiece(write_vocabulary(tmp_path, ["the", *SPECIAL]))
+    with pytest.raises(InputError, match=r"\[PAD\] must be 0.*it is 1"):
+        encode_wordpiece(["the"], tokenizer, 8)
+
+
+def test_frame_must_be_cls_and_sep(folder):
+    tokenizer = load_wordpiece(folder)
+    bare = type(tokenizer)(tokenizer.model)
+    with pytest.raises(InputError, match=r"\[CLS\] \.\.\. \[SEP\]"):
+        encode_wordpiece(["the"], bare, 8)
+
+
+def test_length_must_hold_the_frame(folder):
+    with pytest.raises(InputError, match="length 2"):
+        encode_wordpiece(["the"], load_wordpiece(folder), 2)
+
+
+def test_folder_without_tokenizer(tmp_path):
+    with pytest.raises(InputError, match=r"tokenizer.json or vocab.txt"):
+        load_wordpiece(tmp_path)
+
+
+def test_vocabulary_without_special_tokens(tmp_path):
+    with pytest.raises(InputError, match=r"lacks \[MASK\]"):
+        load_wordpiece(write_vocabulary(tmp_path, [*SPECIAL[:-1], "the"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("{", "not a tokenizer.json"),
+        ("[]", "not a tokenizer.json"),
+        (json.dumps({"model": {"type": "BPE"}}), "has BPE"),
+    ],
+)
+def test_foreign_tokenizer_json(tmp_path, content, rule):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=rule):
+        load_wordpiece(tmp_path)
