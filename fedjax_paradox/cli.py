@@ -34,7 +34,9 @@ def _describe() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,

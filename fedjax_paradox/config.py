@@ -158,9 +158,7 @@ def _number(description: str, **limits: Any) -> Any:
     return Field(strict=True, description=description, **limits)
 
 
-Text = Annotated[
-    str, Field(min_length=1, description="text (in quotes when it looks like a number or a date)")
-]
+Text = Annotated[str, Field(min_length=1, description="text (in quotes when it looks like a number or a date)")]
 Flag = Annotated[bool, Field(strict=True, description="true or false")]
 Count = Annotated[int, _number("a whole number from 1", ge=1)]
 Rows = Annotated[int, _number("a whole number from 0", ge=0)]
@@ -254,9 +252,11 @@ class TextCNN(_Frozen):
     vocabulary_size: Count = 20_000
     embedding_size: Count = 128
     filters: Count = 100
-    widths: Annotated[
-        tuple[Count, ...], Field(min_length=1, description="a list of whole numbers from 1")
-    ] = (3, 4, 5)
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, description="a list of whole numbers from 1")] = (
+        3,
+        4,
+        5,
+    )
     dropout: Fraction = 0.5
     local: Local = Local()
 
@@ -479,17 +479,13 @@ def _axes(grid: Any, prefix: str = "") -> dict[str, Any]:
     if grid is None:
         return {}
     if not isinstance(grid, Mapping):
-        raise InputError(
-            f"grid must hold keys with lists, such as grid.alpha=[0.1, 1.0] (got {_short(grid)})"
-        )
+        raise InputError(f"grid must hold keys with lists, such as grid.alpha=[0.1, 1.0] (got {_short(grid)})")
     axes: dict[str, Any] = {}
     for name, values in grid.items():
         key = f"{prefix}{name}"
         found = _axes(values, f"{key}.") if isinstance(values, Mapping) else {key: values}
         if axes.keys() & found.keys():
-            raise InputError(
-                f"the grid sweeps {sorted(axes.keys() & found.keys())[0]!r} twice; keep one list"
-            )
+            raise InputError(f"the grid sweeps {sorted(axes.keys() & found.keys())[0]!r} twice; keep one list")
         axes |= found
     for key, values in axes.items():
         if values is not None and not (isinstance(values, list | tuple) and values):
@@ -510,9 +506,7 @@ def _leaves(data: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _refuse_masked(assignments: Sequence[tuple[str, Any]], axes: Mapping[str, Any]) -> None:
     """An override of a swept key would have no effect."""
     swept = {axis: values for axis, values in axes.items() if values is not None}
-    leaves = [
-        leaf for key, value in assignments if key.split(".")[0] != "grid" for leaf in _leaves(value, key)
-    ]
+    leaves = [leaf for key, value in assignments if key.split(".")[0] != "grid" for leaf in _leaves(value, key)]
     for (key, value), axis in itertools.product(leaves, swept):
         if key == axis or key.startswith(f"{axis}."):
             raise InputError(

@@ -14,7 +14,7 @@ from rich.table import Table
 from fedjax_paradox.evaluation.fairness import Summary, summarise
 from fedjax_paradox.plan import Plan
 from fedjax_paradox.program import Program
-from fedjax_paradox.run import Event, Finished, Started, Trained
+from fedjax_paradox.run import Event, Started, Trained
 
 
 def plans(programs: Sequence[Program], costs: Sequence[Plan]) -> str:
@@ -34,7 +34,8 @@ def _plan(program: Program, cost: Plan) -> str:
         f"a round: {cost.jobs} jobs, {cost.steps:,} steps of {first.local.batch_size} rows on {cost.lanes} lanes, "
         f"{cost.waste:.1%} of the computed steps wasted",
         f"memory, estimated: {fixed + cost.lanes * lane:.2f} GiB = {fixed:.2f} + {lane:.2f} a lane",
-        "shared by the cells: one compiled program, tokens" + (", frozen weights" if "weights" in program.inputs else ""),
+        "shared by the cells: one compiled program, tokens"
+        + (", frozen weights" if "weights" in program.inputs else ""),
     ]
     for cell, clients in zip(program.cells, program.clients, strict=True):
         sizes = clients.class_counts.sum(axis=1)
@@ -113,7 +114,9 @@ def accuracies(table: pa.Table) -> Table:
 
 def _last_rounds(table: pa.Table) -> pa.Table:
     last = table.group_by("cell", use_threads=False).aggregate([("round", "max")])
-    return table.join(last.rename_columns(["cell", "round"]), ["cell", "round"], join_type="left semi", use_threads=False)
+    return table.join(
+        last.rename_columns(["cell", "round"]), ["cell", "round"], join_type="left semi", use_threads=False
+    )
 
 
 def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:

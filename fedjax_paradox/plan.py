@@ -68,7 +68,8 @@ def memory(program: Program) -> Memory:
     """An estimate from shapes alone; nothing is computed or compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
     lanes, results = jax.eval_shape(
-        lambda leaves: start(program.cells[0].local.optimizer, leaves, 1, len(program.cells) * program.slots), globals_
+        lambda leaves: start(program.cells[0].local.optimizer, leaves, 1, len(program.cells) * program.slots),
+        globals_,
     )
     fixed = _bytes((globals_, globals_, frozen, program.data, results))
     return Memory(fixed, _bytes((lanes, lanes.params)) + _activations(program, lanes.params, frozen))
@@ -82,7 +83,9 @@ def _activations(program: Program, params: Tree, frozen: Tree) -> int:
     def backward(leaves: Tree, frozen: Tree, tokens: jax.Array) -> Tree:
         key = jax.random.key(0)
         labels, mask = jnp.zeros(batch, jnp.int32), jnp.ones(batch, bool)
-        return jax.vjp(lambda p: masked_cross_entropy(program.model.apply(p, frozen, tokens, key), labels, mask), leaves)[1]
+        return jax.vjp(
+            lambda p: masked_cross_entropy(program.model.apply(p, frozen, tokens, key), labels, mask), leaves
+        )[1]
 
     tokens = jax.ShapeDtypeStruct((batch, program.data.tokens.shape[1]), jnp.int32)
     return _bytes(jax.eval_shape(backward, one, frozen, tokens)) - _bytes(frozen)

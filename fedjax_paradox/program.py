@@ -123,7 +123,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     # A person's own protocol is a plain function; it may read anything.
     protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in protocols.items()}
     objective = resolve("local.objective", shared.local.objective, OBJECTIVES)
-    hyper = Hyper(*(np.array([getattr(cell.local, name) for cell in cells], np.float32) for name in Hyper._fields))
+    numbers = [[getattr(cell.local, name) for cell in cells] for name in Hyper._fields]
     tokens, labels = (
         jnp.asarray(np.concatenate(pair), jnp.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
@@ -134,7 +134,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
         clients=clients,
         model=model,
         engine=build_engine(model.apply, objective, shared.local.optimizer, _rule_groups(cells, model)),
-        hyper=hyper,
+        hyper=Hyper(*jnp.asarray(numbers, jnp.float32)),
         data=Data(tokens, labels),
         protocols=protocols,
         predicted=_predicted_rows(protocols, clients, corpus),
@@ -143,7 +143,9 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     )
 
 
-def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
+def _corpus_and_model(
+    cell: Cell, texts: Any, weights: Callable, folder: Path
+) -> tuple[Corpus, Model, dict[str, str]]:
     spec, classes = cell.architecture, len(texts.classes)
     if isinstance(spec, TextCNN | CustomModel):
         corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
@@ -203,7 +205,9 @@ def _check_arguments(name: str, build: Callable, numbers: Mapping[str, float]) -
     wanted = [p for p in inspect.signature(build).parameters if p != "is_adapter"]
     if sorted(numbers) != sorted(wanted):
         call = f"{name}({', '.join(f'{p}=0.5' for p in wanted)})" if wanted else name
-        raise InputError(f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}")
+        raise InputError(
+            f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}"
+        )
 
 
 def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients], corpus: Corpus) -> np.ndarray:
@@ -225,7 +229,9 @@ def _sampled(cell: Cell, clients: Clients, round_: int) -> np.ndarray:
 def job_lengths(program: Program) -> list[int]:
     """Steps of each job of round 1."""
     return [
-        schedule.num_steps(len(one.train[client]), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
+        schedule.num_steps(
+            len(one.train[client]), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged
+        )
         for cell, one in zip(program.cells, program.clients, strict=True)
         for client in _sampled(cell, one, 1)
     ]
@@ -239,13 +245,12 @@ def plan_round(program: Program, round_: int) -> tuple[list[schedule.Job], Parti
     jobs = []
     for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
         for slot, client in enumerate(_sampled(cell, one, round_)):
-            local = cell.local
-            steps = schedule.local_batches(
-                one.train[client], local.epochs, local.batch_size, local.drop_ragged, cell.seed, round_, int(client)
-            )
+            local, held = cell.local, one.train[client]
+            settings = (local.epochs, local.batch_size, local.drop_ragged)
+            steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
             jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
             counts[index, slot], mask[index, slot] = one.class_counts[client], True
-            rows[index, slot] = len(one.train[client])
+            rows[index, slot] = len(held)
     return jobs, Participants(rows, counts, mask)
 
 
@@ -278,4 +283,4 @@ def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, tupl
         one.holdout,
         len(corpus.classes),
     )
-    return {name: protocol.count(view) for name, protocol in program.protocols.items()}
+    return {name: protocol.counts(view) for name, protocol in program.protocols.items()}

@@ -12,14 +12,24 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.config import Cell, Experiment, cells, content_hash, to_yaml
+from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.plan import choose_lanes
-from fedjax_paradox.program import Program, measure, plan_round, predict_batches, prepare
+from fedjax_paradox.program import Program, measure, plan_round, predict_batches
 from fedjax_paradox.storage import checkpoint, folder, results
 
-PACKAGES = ("datasets", "flax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers", "transformers")
+PACKAGES = (
+    "datasets",
+    "flax",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "tokenizers",
+    "transformers",
+)
 
 
 class Started(NamedTuple):
@@ -64,7 +74,11 @@ def run(experiment: Experiment, programs: Sequence[Program], out: Path, notify: 
       InputError: `out` is not this experiment's, a checkpoint is damaged, or a loss is not finite.
         Rounds that were finished before stay readable.
     """
-    record = {"hash": content_hash(experiment), "inputs": [program.inputs for program in programs], **surroundings()}
+    record = {
+        "hash": content_hash(experiment),
+        "inputs": [program.inputs for program in programs],
+        **surroundings(),
+    }
     with folder.claim(out, record, to_yaml(experiment)):
         tables = [results.read(out)]
         for number, program in enumerate(programs):
@@ -87,13 +101,13 @@ def _run_program(
         for round_ in range(done + 1, cells_[0].rounds + 1):
             began = time.monotonic()
             jobs, participants = plan_round(program, round_)
-            trained = None
+            trained: Any = 0
             for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
                 lanes, buffer, rows = engine.advance(
                     lanes, buffer, globals_, program.hyper, frozen, program.data, chunk
                 )
-                if trained is not None:  # one chunk behind, so that the device never waits for the host
-                    notify(Trained(number, round_, int(trained)))
+                # One chunk behind, so that the device never waits for the host.
+                notify(Trained(number, round_, int(trained)))
                 trained = rows
             notify(Trained(number, round_, int(trained)))
             _check_finite(program, jobs, np.asarray(buffer.loss), round_, out)

@@ -53,7 +53,11 @@ def sequential(cell, start, round_):
     for client, rows in enumerate(cell.clients):
         params, state = start, optimizer.init(start)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(cell.seed), round_), client)
-        batches = schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client) if len(rows) else []
+        batches = (
+            schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client)
+            if len(rows)
+            else []
+        )
         for number, batch in enumerate(batches):
             batch, step_key = batch[batch >= 0], jax.random.fold_in(key, number)
             padded = np.concatenate([batch, np.zeros(BATCH - len(batch), int)])  # dropout draws a whole batch
@@ -165,10 +169,15 @@ def test_clients_in_another_order_with_their_own_shuffles():
         engine = engine or engine_for([cell])
         lanes, buffer = engine.start(globals_, 2, 3)
         jobs = [
-            schedule.Job(0, slot, client, 1, schedule.local_batches(cell.clients[client], 2, BATCH, False, 1, 1, client))
+            schedule.Job(
+                0, slot, client, 1, schedule.local_batches(cell.clients[client], 2, BATCH, False, 1, 1, client)
+            )
             for slot, client in enumerate(order)
         ]
-        data, hyper = Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)), Hyper(*np.array([cell.numbers], np.float32).T)
+        data, hyper = (
+            Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)),
+            Hyper(*np.array([cell.numbers], np.float32).T),
+        )
         for chunk in schedule.chunks(jobs, 2, 1):
             lanes, buffer, _ = engine.advance(lanes, buffer, globals_, hyper, FROZEN, data, chunk)
         rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
@@ -192,7 +201,9 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
     for round_ in (1, 2, 3):
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
-        engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
+        engine.predict(
+            globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_
+        )
     sizes = [jitted._cache_size() for jitted in (engine.advance, engine.aggregate, engine.predict)]
     assert sizes == [1, 1, 1]
     assert len(traces) == 2  # once in advance, once in predict
@@ -216,17 +227,25 @@ def test_cells_keep_their_rules():
     lanes, buffer = engine.start(globals_, 1, 4)
     got, _, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, 1)
     for index, weights in enumerate(([2 / 32, 30 / 32], [0.5, 0.5])):
-        expected = jax.tree.map(lambda leaf, i=index, w=weights: w[0] * leaf[2 * i] + w[1] * leaf[2 * i + 1], buffer.leaves)
-        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
+        expected = jax.tree.map(
+            lambda leaf, i=index, w=weights: w[0] * leaf[2 * i] + w[1] * leaf[2 * i + 1], buffer.leaves
+        )
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_leaves_that_are_not_finite_show_in_the_loss():
-    cell = Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0))
+    cell = Cell(
+        [np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0)
+    )
     engine = engine_for([cell])
     globals_ = stack([cell.start])
     lanes, buffer = engine.start(globals_, 1, 2)
     _, _, buffer = packed_round(engine, [cell], globals_, lanes, buffer, 2, 1)
-    assert not np.isfinite(np.asarray(buffer.loss)).any()  # client 1 has one step: its loss is finite, its leaves are not
+    assert not np.isfinite(
+        np.asarray(buffer.loss)
+    ).any()  # client 1 has one step: its loss is finite, its leaves are not
 
 
 def test_masked_rows_leak_neither_value_nor_gradient():

@@ -1,5 +1,6 @@
 """The models as pure functions: shapes and counts, initial distributions, dropout, padding, lanes."""
 
+import functools
 import math
 
 import jax
@@ -14,7 +15,7 @@ from fedjax_paradox.models.base import Dropout, Model, merge, split
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes, transformer
 from fedjax_paradox.models.textcnn import textcnn
 
-TINY = EncoderSizes(vocabulary_size=60, positions=16, dim=32, layers=2, heads=4, hidden=64)
+TINY = EncoderSizes(vocabulary_size=60, positions=16, dim=32, layers=1, heads=4, hidden=64)
 CLASSES = 3
 
 
@@ -32,16 +33,18 @@ def tiny_frozen(seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(leaf, frozen_shapes(TINY))
 
 
+@functools.cache
 def tiny_transformer(**rates: float) -> Model:
     return compiled(transformer(TINY, tiny_frozen(), CLASSES, lora_rank=2, **rates))
 
 
-def tiny_textcnn(dropout: float = 0.5) -> Model:
-    return compiled(textcnn(60, CLASSES, embedding_size=8, filters=6, dropout=dropout))
+@functools.cache
+def tiny_textcnn() -> Model:
+    return compiled(textcnn(60, CLASSES, embedding_size=8, filters=6))
 
 
 def compiled(model: Model) -> Model:
-    """Eager Linen compiles operation by operation, which is all that these tests would spend time on."""
+    """Run eagerly, Linen compiles operation by operation: most of the time that these tests take."""
     return model._replace(apply=jax.jit(model.apply))
 
 
@@ -321,6 +324,6 @@ def test_merged_adapters_equal_unmerged_ones() -> None:
             plain[f"layer_{layer}"]["attention"][name] = jax.tree.map(jnp.zeros_like, factors)
     tokens = some_tokens()
     expected = model.apply(trainable, frozen, tokens)
-    # W x + s B A x against (W + s B A) x in float32, after two layers.
+    # W x + s B A x against (W + s B A) x in float32, after a layer.
     np.testing.assert_allclose(model.apply(plain, merged, tokens), expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(model.apply(plain, frozen, tokens), expected, atol=1e-3)

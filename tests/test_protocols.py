@@ -30,14 +30,14 @@ VIEW = View(
     ],
 )
 def test_counts_by_hand(name, correct, total):
-    got = PROTOCOLS[name].count(VIEW)
+    got = PROTOCOLS[name].counts(VIEW)
     assert got[0].tolist() == correct  # exact: sums of halves and quarters
     assert got[1].tolist() == total
 
 
 def test_a_class_without_test_rows_is_left_out():
     view = VIEW._replace(test_correct=np.array([1, 0], bool), test_labels=np.array([0, 0]))
-    correct, total = PROTOCOLS["label_matched"].count(view)
+    correct, total = PROTOCOLS["label_matched"].counts(view)
     assert correct.tolist() == [1, 0, 0, 0]  # client 0 is scored on class 0 alone: 2 * 1/2
     assert total.tolist() == [2, 0, 0, 0]
 
@@ -46,13 +46,16 @@ def test_matched_equals_filtered_where_test_and_client_mix_classes_alike():
     labels = np.repeat([0, 1, 2], 20)
     right = np.random.default_rng(0).random(60) < 0.6
     view = View(right, right, labels, labels, [np.arange(60)], [np.array([], int)], 3)
-    values = {name: PROTOCOLS[name].count(view) for name in ("label_matched", "label_filtered", "global", "train_rows")}
+    values = {
+        name: PROTOCOLS[name].counts(view) for name in ("label_matched", "label_filtered", "global", "train_rows")
+    }
     for correct, total in values.values():
         assert correct / total == pytest.approx(right.mean(), abs=1e-12)  # a few float64 roundings
 
 
 def test_summary_by_hand():
-    summary = summarise(np.array([1, 3, 4, 0]), np.array([4, 4, 4, 0]))  # accuracies 1/4, 3/4, 1; one undefined
+    # accuracies 1/4, 3/4, 1; one undefined
+    summary = summarise(np.array([1, 3, 4, 0]), np.array([4, 4, 4, 0]))
     assert summary.average == pytest.approx(2 / 3)
     assert (summary.worst, summary.worst_client) == (0.25, 0)
     assert summary.gap == pytest.approx(2 / 3 - 1 / 4)

@@ -93,7 +93,9 @@ def test_jit_equals_eager_and_vmap_equals_loop_and_dtypes_stay(case):
     mapped = jax.vmap(lambda given: apply(build, numbers, given))(stacked)
     for index, expected in enumerate(loop):
         # Compiled code may fuse multiply and add, which differs in the last bits.
-        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], mapped), expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, i=index: leaf[i], mapped), expected, rtol=1e-5, atol=1e-6
+        )
         jitted = jax.jit(lambda given: apply(build, numbers, given))(batch[index])
         chex.assert_trees_all_close(jitted, expected, rtol=1e-5, atol=1e-6)
 
@@ -119,7 +121,9 @@ def weighted(leaf, weights):
 def test_fedavg_by_hand():
     given = updates()
     expected = jax.tree.map(lambda leaf: weighted(leaf, [10, 40, 5, 1]), given.leaves)
-    chex.assert_trees_all_close(apply(rules.fedavg, {}, given), expected, rtol=1e-5, atol=1e-6)  # float32 vs float64
+    chex.assert_trees_all_close(
+        apply(rules.fedavg, {}, given), expected, rtol=1e-5, atol=1e-6
+    )  # float32 vs float64
 
 
 def test_uniform_by_hand():
@@ -133,11 +137,15 @@ def test_fedavgw_weights_adapters_by_inverse_size_and_heads_by_size(beta):
     given = updates()
     got = apply(lambda: rules.fedavgw(beta, is_adapter), {}, given)
     inverse = [(1 / rows) ** beta for rows in (10, 40, 5, 1)]
-    np.testing.assert_allclose(got["adapter"]["a"], weighted(given.leaves["adapter"]["a"], inverse), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        got["adapter"]["a"], weighted(given.leaves["adapter"]["a"], inverse), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(got["head"], weighted(given.leaves["head"], [10, 40, 5, 1]), rtol=1e-5, atol=1e-6)
 
 
 def test_fedavgw_of_beta_zero_weights_adapters_equally():
     given = updates()
     got = apply(lambda: rules.fedavgw(0.0, is_adapter), {}, given)
-    np.testing.assert_allclose(got["adapter"]["a"], weighted(given.leaves["adapter"]["a"], [1] * K), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        got["adapter"]["a"], weighted(given.leaves["adapter"]["a"], [1] * K), rtol=1e-5, atol=1e-6
+    )

@@ -30,7 +30,8 @@ def summarise(correct: np.ndarray, total: np.ndarray) -> Summary:
     """
     clients = np.flatnonzero(total > 0)
     if len(clients) == 0:
-        return Summary(*[float("nan")] * 8, worst_client=-1)
+        nan = float("nan")
+        return Summary(nan, nan, nan, nan, nan, nan, nan, nan, -1)
     accuracy = correct[clients] / total[clients]
     ordered = np.sort(accuracy)
     count, mean, worst = len(ordered), float(ordered.mean()), float(ordered[0])

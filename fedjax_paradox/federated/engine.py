@@ -150,7 +150,8 @@ def advance(
         return jax.vmap(one_lane)(lanes, begin, numbers, step_keys, chunk.rows[:, number])
 
     lanes = jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.live, step, lanes)
-    finished = Results(lanes.params, jnp.where(_finite(lanes.params), lanes.loss / jnp.maximum(lanes.visited, 1.0), jnp.nan))
+    loss = lanes.loss / jnp.maximum(lanes.visited, 1.0)
+    finished = Results(lanes.params, jnp.where(_finite(lanes.params), loss, jnp.nan))
     row = jnp.where(chunk.last, chunk.slot, results.loss.shape[0])
     results = jax.tree.map(lambda buffer, new: buffer.at[row].set(new, mode="drop"), results, finished)
     return lanes, results, jnp.sum((chunk.rows >= 0).astype(jnp.int32))
@@ -201,9 +202,11 @@ def aggregate(
     next_states = []
     for group, state in zip(groups, states, strict=True):
         members = jax.tree.map(lambda leaf, cells=group.cells: leaf[cells], updates)
-        new, state = jax.vmap(lambda updates, state, hyper, build=group.build: build(**hyper).aggregate(updates, state))(
-            members, state, _traced(group)
-        )
+
+        def one(updates: Updates, state: Tree, hyper: dict, build: Callable[..., Rule] = group.build) -> tuple:
+            return build(**hyper).aggregate(updates, state)
+
+        new, state = jax.vmap(one)(members, state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
     return globals_, tuple(next_states)

@@ -66,7 +66,10 @@ def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
         return chosen.init(global_), other.init(global_)
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-        (one, one_state), (two, two_state) = chosen.aggregate(updates, state[0]), other.aggregate(updates, state[1])
+        (one, one_state), (two, two_state) = (
+            chosen.aggregate(updates, state[0]),
+            other.aggregate(updates, state[1]),
+        )
         merged = jax.tree_util.tree_map_with_path(lambda path, a, b: a if choose(path) else b, one, two)
         return merged, (one_state, two_state)
 

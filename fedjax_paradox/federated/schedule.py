@@ -10,7 +10,7 @@ the other jobs.
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,21 +26,22 @@ class Job(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What every lane does in one call of `advance`. Axes: L lanes, S = CHUNK_STEPS, B batch.
+    """What every lane does in one call of `advance`; NumPy here, traced there.
 
+    Axes: L lanes, S = CHUNK_STEPS, B batch.
     An idle lane has `rows` = -1 everywhere and `slot` past the end of the result buffer.
     """
 
-    cell: np.ndarray  # i32[L], whose global model and hyper-parameters
-    slot: np.ndarray  # i32[L], row of the result buffer
-    first: np.ndarray  # bool[L], the job starts with this chunk
-    last: np.ndarray  # bool[L], the job ends with this chunk
-    seed: np.ndarray  # i32[L], training seed of the cell
-    client: np.ndarray  # i32[L]
-    step: np.ndarray  # i32[L], the job's steps before this chunk
-    round: np.int32
-    live: np.int32  # steps to run, <= S
-    rows: np.ndarray  # i32[L, S, B], train rows of each step, padded with -1
+    cell: Any  # i32[L], whose global model and hyper-parameters
+    slot: Any  # i32[L], row of the result buffer
+    first: Any  # bool[L], the job starts with this chunk
+    last: Any  # bool[L], the job ends with this chunk
+    seed: Any  # i32[L], training seed of the cell
+    client: Any  # i32[L]
+    step: Any  # i32[L], the job's steps before this chunk
+    round: Any  # i32[]
+    live: Any  # i32[], steps to run, <= S
+    rows: Any  # i32[L, S, B], train rows of each step, padded with -1
 
 
 # Longest chunk: long enough to hide the host's work, short enough to show progress.
@@ -141,7 +142,8 @@ def chunks(jobs: Sequence[Job], num_lanes: int, round_: int) -> Iterator[Chunk]:
 
 def _chunk(served: Sequence[tuple[Job, int] | None], live: int, batch_size: int, round_: int) -> Chunk:
     """One chunk from the (job, first step) that each lane serves; None is an idle lane."""
-    cell, slot, seed, client, step = np.zeros((5, len(served)), np.int32)
+    integers = np.zeros((5, len(served)), np.int32)
+    cell, slot, seed, client, step = integers
     first, last = np.zeros((2, len(served)), bool)
     rows = np.full((len(served), CHUNK_STEPS, batch_size), -1, np.int32)
     slot[:] = np.iinfo(np.int32).max
@@ -150,6 +152,6 @@ def _chunk(served: Sequence[tuple[Job, int] | None], live: int, batch_size: int,
             continue
         job, start = work
         rows[lane, :live] = job.steps[start : start + live]
-        cell[lane], slot[lane], seed[lane], client[lane], step[lane] = job.cell, job.slot, job.seed, job.client, start
+        integers[:, lane] = job.cell, job.slot, job.seed, job.client, start
         first[lane], last[lane] = start == 0, start + live == len(job.steps)
     return Chunk(cell, slot, first, last, seed, client, step, np.int32(round_), np.int32(live), rows)

@@ -133,6 +133,7 @@ def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
 
 def _check(file: Any, stored: dict[str, str], shapes: dict[str, tuple[int | None, ...]]) -> None:
     problems = [f"missing {name}" for name in shapes if name not in stored]
+    problems += [f"twice {name}" for name in file.keys() if name not in stored.values()]  # noqa: SIM118
     for name, original in stored.items():
         if name not in shapes:
             if not UNUSED.match(name):

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +43,13 @@ def claim(folder: Path, record: Mapping[str, Any], config: str) -> Iterator[None
 def _check_owner(folder: Path, record: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.exists():
-        foreign = sorted(p.name for p in folder.iterdir() if p.name != "config.yaml" and not p.name.startswith("."))
+        foreign = sorted(
+            p.name for p in folder.iterdir() if p.name != "config.yaml" and not p.name.startswith(".")
+        )
         if foreign:
-            raise InputError(f"--out {folder} holds files of something else ({', '.join(foreign[:3])}); choose another")
+            raise InputError(
+                f"--out {folder} holds files of something else ({', '.join(foreign[:3])}); choose another"
+            )
         return
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
@@ -63,4 +66,4 @@ def _check_owner(folder: Path, record: Mapping[str, Any]) -> None:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

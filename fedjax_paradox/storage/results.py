@@ -1,6 +1,5 @@
 """The per-client table, `clients.parquet`: everything a report says derives from it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def write(folder: Path, tables: Sequence[pa.Table]) -> None:
     """Replaces the folder's table in one atomic step: readers see the old one or the new one."""
     temporary = folder / f".{FILE}.tmp"
     pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]), temporary)
-    os.replace(temporary, folder / FILE)
+    temporary.replace(folder / FILE)
 
 
 def read(folder: Path) -> pa.Table:
