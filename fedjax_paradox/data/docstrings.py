@@ -51,9 +51,7 @@ _FUNCTION_WORDS = {
     *("a", "an", "and", "are", "as", "be", "by", "can", "for", "from", "if", "in", "is"),
     *("it", "not", "of", "on", "or", "that", "the", "this", "to", "with"),
 }
-_BOILERPLATE = re.compile(
-    r"licen[cs]e|copyright|warrant(y|ies)|all rights reserved|redistribut", re.IGNORECASE
-)
+_BOILERPLATE = re.compile(r"licen[cs]e|copyright|warrant(y|ies)|all rights reserved|redistribut", re.IGNORECASE)
 
 
 def docstring_paragraphs(cache: Path) -> tuple[list[str], list[int], list[str], list[int]]:

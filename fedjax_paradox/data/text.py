@@ -33,14 +33,10 @@ def build_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
     room for a word or the texts have none.
     """
     if size < 3:
-        raise InputError(
-            f"a vocabulary holds padding, unknown and a word at least: size {size}, use 3 or more"
-        )
+        raise InputError(f"a vocabulary holds padding, unknown and a word at least: size {size}, use 3 or more")
     counts = Counter(word for text in texts for word in split_words(text))
     if not counts:
-        raise InputError(
-            "the train texts have no word made of the letters a-z: use a WordPiece model for them"
-        )
+        raise InputError("the train texts have no word made of the letters a-z: use a WordPiece model for them")
     words = [word for word, _ in counts.most_common(size - 2)]
     return {word: i for i, word in enumerate([PADDING, UNKNOWN, *words])}
 
@@ -106,9 +102,7 @@ def _check_special_tokens(tokenizer: Tokenizer) -> None:
         )
     frame = tokenizer.encode("").tokens
     if frame != [_CLS, _SEP]:
-        raise InputError(
-            f"a text must become [CLS] ... [SEP], this tokenizer frames it by {frame}; use BERT's"
-        )
+        raise InputError(f"a text must become [CLS] ... [SEP], this tokenizer frames it by {frame}; use BERT's")
 
 
 def _from_json(path: Path) -> Tokenizer:
@@ -128,9 +122,7 @@ def _from_vocabulary(path: Path) -> Tokenizer:
         pieces = {line.rstrip("\n"): i for i, line in enumerate(file)}
     missing = [token for token in _SPECIAL_TOKENS if token not in pieces]
     if missing:
-        raise InputError(
-            f"vocab.txt must list {', '.join(_SPECIAL_TOKENS)}; {path} lacks {', '.join(missing)}"
-        )
+        raise InputError(f"vocab.txt must list {', '.join(_SPECIAL_TOKENS)}; {path} lacks {', '.join(missing)}")
     tokenizer = Tokenizer(WordPiece(pieces, unk_token=_UNK))
     tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
