@@ -257,9 +257,7 @@ def test_transformer_ignores_padding() -> None:
 
 def test_a_row_of_padding_alone_stays_finite(model: Model) -> None:
     trainable, frozen = perturbed(model)
-    grads = jax.jit(jax.grad(lambda t: model.apply(t, frozen, jnp.zeros((2, 12), jnp.int32)).sum()))(
-        trainable
-    )
+    grads = jax.jit(jax.grad(lambda t: model.apply(t, frozen, jnp.zeros((2, 12), jnp.int32)).sum()))(trainable)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 

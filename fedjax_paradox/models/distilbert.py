@@ -159,9 +159,7 @@ def transformer(
     def init(key: jax.Array) -> tuple[Params, Params]:
         return init_trainable(key), frozen
 
-    def apply(
-        trainable: Params, frozen: Params, tokens: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
+    def apply(trainable: Params, frozen: Params, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         rngs = None if key is None else {"dropout": key}
         return module.apply({"params": merge(trainable, frozen)}, tokens, key is None, rngs=rngs)
 

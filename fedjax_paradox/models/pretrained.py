@@ -21,10 +21,7 @@ __all__ = ["find_checkpoint", "load_checkpoint", "weights_digest"]
 BLOCKS = {
     "distilbert": (
         "transformer.layer",
-        {
-            name: name
-            for name in ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin")
-        }
+        {name: name for name in ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin")}
         | {"sa_layer_norm": "sa_layer_norm", "output_layer_norm": "output_layer_norm"}
         | {"lin1": "ffn.lin1", "lin2": "ffn.lin2"},
     ),
@@ -100,9 +97,7 @@ def _read_config(path: Path) -> tuple[str, EncoderSizes]:
             raise InputError(f"{path}: only {key}={value!r} is supported, got {config[key]!r}.")
     numbers = [config.get(key) for key in SIZE_KEYS[model_type]]
     if not all(type(number) is int and number > 0 for number in numbers):
-        raise InputError(
-            f"{path}: {', '.join(SIZE_KEYS[model_type])} must be positive integers, got {numbers}."
-        )
+        raise InputError(f"{path}: {', '.join(SIZE_KEYS[model_type])} must be positive integers, got {numbers}.")
     sizes = EncoderSizes(*numbers)._replace(layer_norm_eps=config.get("layer_norm_eps", 1e-12))
     if sizes.dim % sizes.heads:
         raise InputError(f"{path}: the width {sizes.dim} must be a multiple of the {sizes.heads} heads.")
@@ -155,9 +150,7 @@ def _check(file: Any, stored: dict[str, str], shapes: dict[str, tuple[int | None
 def _normalised(name: str, model_type: str) -> str:
     """Without the optional architecture prefix, and with TensorFlow's LayerNorm names translated."""
     name = name.removeprefix(model_type + ".")
-    return re.sub(
-        r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-    )
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 
 def _tensor_name(names: tuple[str, ...], model_type: str) -> str:
