@@ -20,6 +20,8 @@ def main() -> None:
     """Entry point of `fedjax-paradox`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("fedjax_paradox").setLevel(logging.INFO)
+    # A person's own `module:function` lies beside them; last, so that it hides nothing.
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except InputError as error:

@@ -157,6 +157,11 @@ def _corpus_and_model(
             model = build(vocabulary_size=corpus.vocabulary_size, num_classes=classes, **spec.options)
         return corpus, model, {"corpus": corpus.fingerprint}
     checkpoint, sizes, frozen = weights(spec.weights)
+    if spec.max_length > sizes.positions:
+        raise InputError(
+            f"models.{cell.model}.max_length must be at most {sizes.positions}, the positions of {spec.weights}, "
+            f"got {spec.max_length}; lower it"
+        )
     corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
     options = ("lora_rank", "lora_alpha", "lora_dropout", "dropout", "attention_dropout", "head_dropout")
     model = transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
