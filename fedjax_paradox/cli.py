@@ -36,9 +36,7 @@ def _describe() -> None:
 
 @app.command()
 def run(
-    config: Annotated[
-        Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)
-    ],
+    config: Annotated[Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
@@ -63,6 +61,39 @@ def run(
         table = run_experiment(experiment, programs, out, notify)
     console.print(display.accuracies(table))
     console.print(f"{time.monotonic() - began:.0f} s. Results: {out / 'clients.parquet'}")
+
+
+@app.command()
+def audit(
+    config: Annotated[Path, typer.Argument(help="An experiment, e.g. configs/quickstart.yaml.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+) -> None:
+    """Say what partitions, protocols and rules decide before any training: equal scores, noise, weights."""
+    experiment = load(config, overrides or [])
+    from fedjax_paradox import audits, display_audit
+
+    typer.echo(display_audit.report(audits.audit(cells(experiment), cache_folder())))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Output folders of runs.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; by default DIR/report.")] = None,
+    claims: Annotated[Path | None, typer.Option(help="Claims to judge, e.g. experiments/paper/claims.yaml.")] = None,
+) -> None:
+    """Write a page, Markdown, LaTeX tables and figures of one or several output folders."""
+    if out is None and len(folders) > 1:
+        raise InputError(f"a report of {len(folders)} folders needs a place of its own; add --out FOLDER")
+    from fedjax_paradox.report import page
+
+    out = out or folders[0] / "report"
+    content = page.write(folders, out, claims, cache_folder())
+    console = Console(highlight=False, soft_wrap=True)
+    for line in (*content.left_out, *content.no_audit):
+        console.print(f"note: {line}", markup=False)
+    console.print(f"Report: {out / page.PAGE}", markup=False)
 
 
 def cache_folder() -> Path:

@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +13,7 @@ from fedjax_paradox.evaluation.fairness import Summary, summarise
 from fedjax_paradox.plan import Plan
 from fedjax_paradox.program import Program
 from fedjax_paradox.run import Event, Started, Trained
+from fedjax_paradox.storage import results
 
 
 def plans(programs: Sequence[Program], costs: Sequence[Plan]) -> str:
@@ -28,10 +27,11 @@ def plans(programs: Sequence[Program], costs: Sequence[Plan]) -> str:
 def _plan(program: Program, cost: Plan) -> str:
     first, corpus = program.cells[0], program.corpus
     fixed, lane = (number / 1024**3 for number in cost.memory)
+    cells, lanes = _counted(len(program.cells), "cell"), _counted(cost.lanes, "lane")
     lines = [
-        f"{len(program.cells)} cells, {first.model} on {corpus.name} ({len(corpus.train_labels):,} train and "
+        f"{cells}, {first.model} on {corpus.name} ({len(corpus.train_labels):,} train and "
         f"{len(corpus.test_labels):,} test rows), {first.rounds} rounds",
-        f"a round: {cost.jobs} jobs, {cost.steps:,} steps of {first.local.batch_size} rows on {cost.lanes} lanes, "
+        f"a round: {cost.jobs} jobs, {cost.steps:,} steps of {first.local.batch_size} rows on {lanes}, "
         f"{cost.waste:.1%} of the computed steps wasted",
         f"memory, estimated: {fixed + cost.lanes * lane:.2f} GiB = {fixed:.2f} + {lane:.2f} a lane",
         "shared by the cells: one compiled program, tokens"
@@ -48,9 +48,7 @@ def _plan(program: Program, cost: Plan) -> str:
 
 
 @contextmanager
-def progress(
-    console: Console, programs: Sequence[Program], costs: Sequence[Plan]
-) -> Iterator[Callable[[Event], None]]:
+def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan]) -> Iterator[Callable[[Event], None]]:
     """A bar over all programs on a terminal, and a line a round everywhere.
 
     Work is counted in FLOPs, so that the time left holds across models of different cost.
@@ -121,15 +119,12 @@ def _last_rounds(table: pa.Table) -> pa.Table:
 
 def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:
     """((cell, round, protocol), spread over the clients that hold train rows), in the table's order."""
-    keys = ["cell", "round", "protocol"]
-    for group in table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist():
-        mask = pc.and_(
-            pc.equal(table["cell"], group["cell"]),
-            pc.and_(pc.equal(table["round"], group["round"]), pc.equal(table["protocol"], group["protocol"])),
-        )
-        rows = table.filter(mask)
-        counted = np.where(rows["train_rows"].to_numpy() > 0, rows["total"].to_numpy(), 0)
-        yield tuple(group.values()), summarise(rows["correct"].to_numpy(), counted)
+    for key, correct, total in results.counts(table, ["cell", "round", "protocol"]):
+        yield (key["cell"], key["round"], key["protocol"]), summarise(correct, total)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

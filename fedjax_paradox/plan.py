@@ -10,7 +10,8 @@ from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import start
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.types import Tree
-from fedjax_paradox.program import Program, job_lengths, plan_round
+from fedjax_paradox.program import Program
+from fedjax_paradox.rounds import job_lengths, plan_round
 
 # Two cores are busy with one lane's matrix products; more lanes only cost cache. Measured, see README.
 CPU_LANES = 1

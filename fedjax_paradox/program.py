@@ -17,21 +17,19 @@ import numpy as np
 
 from fedjax_paradox.config import Cell, CustomModel, TextCNN, parse_call, structure
 from fedjax_paradox.data import partition as split
-from fedjax_paradox.data.corpus import Corpus, load_texts, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Corpus, Texts, load_texts, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
+from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.engine import Data, Engine, Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import Data, Engine, RuleGroup, build_engine
 from fedjax_paradox.federated.local import OBJECTIVES
 from fedjax_paradox.federated.rules import RULES
-from fedjax_paradox.federated.types import Hyper, Tree
+from fedjax_paradox.federated.types import Hyper, Rule, Tree
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.models.textcnn import textcnn
-
-PREDICT_BATCH = 64
 
 
 class Clients(NamedTuple):
@@ -62,21 +60,27 @@ class Program(NamedTuple):
         """(global leaves [P, ...] from the cells' seeds, frozen leaves)."""
         # Stream 0 of a seed; the streams of rounds start at 1.
         keys = jnp.stack([jax.random.fold_in(jax.random.key(cell.seed), 0) for cell in self.cells])
-        return jax.vmap(lambda key: self.model.init(key)[0])(keys), self.model.init(keys[0])[1]
+        return jax.vmap(self.model.init, out_axes=(0, None))(keys)
 
 
 def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
-    """Groups cells by structure, in the order of their first cell, and loads what each group needs.
+    """Groups cells by structure and loads what each group needs; the order of `cells` changes nothing.
 
     Raises:
       InputError: anything wrong with corpus, partition, weights, or a name in the config.
     """
-    texts = cache(partial(_texts, cache_folder))
+    texts = cache(partial(read_texts, cache_folder))
     weights = cache(lambda name: (folder := find_checkpoint(name, cache_folder), *load_checkpoint(folder)))
     groups: dict[Any, list[Cell]] = {}
-    for cell in cells:
+    # A checkpoint stacks the cells of a program, so a grid written in another order must stack them alike.
+    for cell in sorted(cells, key=_order):
         groups.setdefault(structure(cell), []).append(cell)
     return [_program(tuple(group), texts, weights, cache_folder) for group in groups.values()]
+
+
+def _order(cell: Cell) -> tuple:
+    numbers = (cell.alpha, cell.num_clients, cell.partition_seed, cell.seed)
+    return cell.model, cell.corpus.name, cell.rule, *numbers, cell.name
 
 
 def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -91,14 +95,21 @@ def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
     if not colon:
         near = difflib.get_close_matches(name, table, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(table))}"
-        raise InputError(f"unknown {what} {name!r}; {hint} Your own goes in as module:function")
+        raise InputError(f"unknown {what} {name!r}: {hint}; your own goes in as module:function")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{what} {name!r} cannot be imported ({error}); it must be module:function") from error
+        raise InputError(
+            f"{what} {name!r} cannot be imported ({error}); it must be module:function, the module in the "
+            "working directory or on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise InputError(f"{what} {name!r} must be module:function, but {attribute} is {found!r}")
+    return found
 
 
-def _texts(cache_folder: Path, corpus: Any) -> Any:
+def read_texts(cache_folder: Path, corpus: Any) -> Texts:
+    """Texts and labels of a `Cell.corpus`; InputError as from `load_texts`."""
     files = (corpus.files.train, corpus.files.test) if corpus.files.train or corpus.files.test else None
     return load_texts(
         corpus.name,
@@ -118,7 +129,7 @@ def _texts(cache_folder: Path, corpus: Any) -> Any:
 def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_folder: Path) -> Program:
     shared = cells[0]
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
-    clients = tuple(_clients(cell, corpus) for cell in cells)
+    clients = tuple(divide(cell, corpus) for cell in cells)
     protocols = {name: resolve("protocol", name, PROTOCOLS) for name in shared.protocols}
     # A person's own protocol is a plain function; it may read anything.
     protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in protocols.items()}
@@ -139,22 +150,16 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
         protocols=protocols,
         predicted=_predicted_rows(protocols, clients, corpus),
         inputs=inputs,
-        slots=max(len(_sampled(cell, one, 1)) for cell, one in zip(cells, clients, strict=True)),
+        slots=max(len(sampled(cell, one, 1)) for cell, one in zip(cells, clients, strict=True)),
     )
 
 
-def _corpus_and_model(
-    cell: Cell, texts: Any, weights: Callable, folder: Path
-) -> tuple[Corpus, Model, dict[str, str]]:
+def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
     spec, classes = cell.architecture, len(texts.classes)
     if isinstance(spec, TextCNN | CustomModel):
         corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
-        if isinstance(spec, TextCNN):
-            sizes = (spec.embedding_size, spec.filters, tuple(spec.widths), spec.dropout)
-            model = textcnn(corpus.vocabulary_size, classes, *sizes)
-        else:
-            build = resolve("architecture", spec.architecture, {})
-            model = build(vocabulary_size=corpus.vocabulary_size, num_classes=classes, **spec.options)
+        sizes = (corpus.vocabulary_size, classes)
+        model = _textcnn(spec, *sizes) if isinstance(spec, TextCNN) else _custom_model(spec, *sizes)
         return corpus, model, {"corpus": corpus.fingerprint}
     checkpoint, sizes, frozen = weights(spec.weights)
     if spec.max_length > sizes.positions:
@@ -168,7 +173,34 @@ def _corpus_and_model(
     return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint)}
 
 
-def _clients(cell: Cell, corpus: Corpus) -> Clients:
+def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
+    if max(spec.widths) > spec.max_length:
+        raise InputError(
+            f"the widths of a textcnn must be at most its max_length={spec.max_length}, got {max(spec.widths)}; "
+            "lower models.<name>.widths or raise models.<name>.max_length"
+        )
+    return textcnn(vocabulary_size, classes, spec.embedding_size, spec.filters, tuple(spec.widths), spec.dropout)
+
+
+def _custom_model(spec: CustomModel, vocabulary_size: int, classes: int) -> Model:
+    build = resolve("architecture", spec.architecture, {})
+    arguments = {"vocabulary_size": vocabulary_size, "num_classes": classes, **spec.options}
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"architecture {spec.architecture!r} cannot be called with {', '.join(arguments)} ({error}); "
+            "correct models.<name>.options"
+        ) from error
+    return build(**arguments)
+
+
+def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
+    """Which rows each client of a cell trains on and keeps out; needs labels alone.
+
+    Raises:
+      InputError: the partition cannot be made, or no client has enough rows to take part.
+    """
     make = resolve("partition.kind", cell.partition.kind, split.PARTITIONERS)
     rows = make(
         labels=corpus.train_labels,
@@ -177,6 +209,7 @@ def _clients(cell: Cell, corpus: Corpus) -> Clients:
         seed=cell.partition_seed,
         shards_per_client=cell.partition.shards_per_client,
     )
+    _check_partition(cell, rows, len(corpus.train_labels))
     rows = split.repair_minimum(rows, cell.partition.min_client_rows, cell.partition_seed)
     train, holdout = split.split_holdout(rows, cell.partition.holdout_fraction, cell.partition_seed)
     counts = split.class_counts(train, corpus.train_labels, len(corpus.classes))
@@ -189,6 +222,18 @@ def _clients(cell: Cell, corpus: Corpus) -> Clients:
     return Clients(train, holdout, counts, available)
 
 
+def _check_partition(cell: Cell, partition: Sequence[np.ndarray], rows: int) -> None:
+    sound = len(partition) == cell.num_clients and all(
+        isinstance(held, np.ndarray) and held.dtype.kind == "i" for held in partition
+    )
+    every = np.concatenate(partition) if sound else np.zeros(0, np.int64)
+    if not sound or len(np.unique(every)) < len(every) or not ((every >= 0) & (every < rows)).all():
+        raise InputError(
+            f"partition.kind {cell.partition.kind!r} must return num_clients={cell.num_clients} integer arrays "
+            f"of distinct rows in 0..{rows - 1}"
+        )
+
+
 def _rule_groups(cells: Sequence[Cell], model: Model) -> list[RuleGroup]:
     members: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for index, cell in enumerate(cells):
@@ -196,23 +241,27 @@ def _rule_groups(cells: Sequence[Cell], model: Model) -> list[RuleGroup]:
         members.setdefault(name, []).append((index, numbers))
     groups = []
     for name, group in members.items():
-        build = resolve("rule", name, RULES)
-        if "is_adapter" in inspect.signature(build).parameters:
-            build = partial(build, is_adapter=model.is_adapter)
-        for _, numbers in group:
-            _check_arguments(name, build, numbers)
+        build = rule_builder(name, [numbers for _, numbers in group], model.is_adapter)
         hyper = {key: np.array([numbers[key] for _, numbers in group], np.float32) for key in group[0][1]}
         groups.append(RuleGroup(build, np.array([index for index, _ in group]), hyper))
     return groups
+
+
+def rule_builder(name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable) -> Callable[..., Rule]:
+    """The function of its hyper-parameters that makes a rule; InputError where a call's numbers do not fit."""
+    build = resolve("rule", name, RULES)
+    if "is_adapter" in inspect.signature(build).parameters:
+        build = partial(build, is_adapter=is_adapter)
+    for numbers in calls:
+        _check_arguments(name, build, numbers)
+    return build
 
 
 def _check_arguments(name: str, build: Callable, numbers: Mapping[str, float]) -> None:
     wanted = [p for p in inspect.signature(build).parameters if p != "is_adapter"]
     if sorted(numbers) != sorted(wanted):
         call = f"{name}({', '.join(f'{p}=0.5' for p in wanted)})" if wanted else name
-        raise InputError(
-            f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}"
-        )
+        raise InputError(f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}")
 
 
 def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients], corpus: Corpus) -> np.ndarray:
@@ -227,65 +276,6 @@ def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients
     return np.flatnonzero(needed).astype(np.int32)
 
 
-def _sampled(cell: Cell, clients: Clients, round_: int) -> np.ndarray:
+def sampled(cell: Cell, clients: Clients, round_: int) -> np.ndarray:
+    """The clients that take part in a round of a cell, ascending."""
     return schedule.sample_clients(clients.available, cell.participation, cell.seed, round_)
-
-
-def job_lengths(program: Program) -> list[int]:
-    """Steps of each job of round 1."""
-    return [
-        schedule.num_steps(
-            len(one.train[client]), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged
-        )
-        for cell, one in zip(program.cells, program.clients, strict=True)
-        for client in _sampled(cell, one, 1)
-    ]
-
-
-def plan_round(program: Program, round_: int) -> tuple[list[schedule.Job], Participants]:
-    """The round's jobs, and who fills which slot; a pure function of the program and the round."""
-    shape = (len(program.cells), program.slots)
-    rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
-    jobs = []
-    for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
-        for slot, client in enumerate(_sampled(cell, one, round_)):
-            local, held = cell.local, one.train[client]
-            settings = (local.epochs, local.batch_size, local.drop_ragged)
-            steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
-            jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
-            counts[index, slot], mask[index, slot] = one.class_counts[client], True
-            rows[index, slot] = len(held)
-    return jobs, Participants(rows, counts, mask)
-
-
-def predict_batches(program: Program) -> np.ndarray:
-    """i32[batches, B]: `predicted`, the last batch padded with row 0."""
-    rows = program.predicted
-    size = min(PREDICT_BATCH, len(rows))
-    padded = np.zeros(-(-len(rows) // size) * size, np.int32)
-    padded[: len(rows)] = rows
-    return padded.reshape(-1, size)
-
-
-def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Every protocol's (correct f64[K], total i64[K]) of one cell.
-
-    Args:
-      classes: i32[rows], the global model's class for each row of `predicted`.
-    """
-    corpus, one = program.corpus, program.clients[index]
-    labels = np.concatenate([corpus.train_labels, corpus.test_labels])
-    correct = np.zeros(len(labels), bool)
-    correct[program.predicted] = labels[program.predicted] == classes
-    train = len(corpus.train_labels)
-    view = View(
-        correct[:train],
-        correct[train:],
-        corpus.train_labels,
-        corpus.test_labels,
-        one.train,
-        one.holdout,
-        len(corpus.classes),
-    )
-    return {name: protocol.counts(view) for name, protocol in program.protocols.items()}

@@ -1,10 +1,7 @@
 """The one impure loop: prepare, then for every program and round schedule, train, aggregate, predict, store."""
 
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +13,10 @@ from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.plan import choose_lanes
-from fedjax_paradox.program import Program, measure, plan_round, predict_batches
+from fedjax_paradox.program import Program
+from fedjax_paradox.rounds import measure, plan_round, predict_batches
 from fedjax_paradox.storage import checkpoint, folder, results
-
-PACKAGES = (
-    "datasets",
-    "flax",
-    "jax",
-    "jaxlib",
-    "numpy",
-    "optax",
-    "orbax-checkpoint",
-    "tokenizers",
-    "transformers",
-)
+from fedjax_paradox.storage.provenance import surroundings
 
 
 class Started(NamedTuple):
@@ -90,14 +77,18 @@ def _run_program(
     experiment: Experiment, number: int, program: Program, out: Path, tables: list[pa.Table], notify: Notify
 ) -> list[pa.Table]:
     engine, cells_ = program.engine, program.cells
-    globals_, frozen = program.initial()
+    # Bound to the device like what a checkpoint restores, or jit would compile again after a resume.
+    globals_, frozen = jax.device_put(program.initial(), jax.devices()[0])
     state = (globals_, engine.init_rules(globals_))
-    lanes, buffer = engine.start(globals_, choose_lanes(experiment, program), len(cells_) * program.slots)
+    lanes, buffer = jax.device_put(
+        engine.start(globals_, choose_lanes(experiment, program), len(cells_) * program.slots), jax.devices()[0]
+    )
     batches = predict_batches(program)
     with checkpoint.checkpoints(out / "checkpoints" / str(number), experiment.checkpoints_kept) as manager:
         done, (globals_, rule_states) = checkpoint.restore(manager, state)
         notify(Started(number, done))
         tables = [_without_later_rounds(pa.concat_tables(tables), cells_, done)]
+        _check_complete(tables[0], cells_, done, out)
         for round_ in range(done + 1, cells_[0].rounds + 1):
             began = time.monotonic()
             jobs, participants = plan_round(program, round_)
@@ -125,9 +116,7 @@ def _table(program: Program, round_: int, predicted: np.ndarray) -> pa.Table:
     """The rows of every cell of a program; predicted: i32[batches, P, B]."""
     classes = predicted.swapaxes(0, 1).reshape(len(program.cells), -1)[:, : len(program.predicted)]
     return pa.concat_tables(
-        results.records(
-            {**_facts(cell), "round": round_}, program.clients[index].class_counts.sum(axis=1), measured
-        )
+        results.records({**_facts(cell), "round": round_}, program.clients[index].class_counts.sum(axis=1), measured)
         for index, cell in enumerate(program.cells)
         for measured in [measure(program, index, classes[index])]
     )
@@ -144,9 +133,18 @@ def _without_later_rounds(table: pa.Table, cells_: Sequence[Cell], last: int) ->
     return table.filter(pa.array(~(ours & (table["round"].to_numpy() > last))))
 
 
-def _check_finite(
-    program: Program, jobs: Sequence[schedule.Job], losses: np.ndarray, round_: int, out: Path
-) -> None:
+def _check_complete(table: pa.Table, cells_: Sequence[Cell], last: int, out: Path) -> None:
+    stored = {tuple(row.values()) for row in table.group_by(["cell", "round"]).aggregate([]).to_pylist()}
+    for cell in cells_:
+        missing = [round_ for round_ in range(1, last + 1) if (cell.name, round_) not in stored]
+        if missing:
+            raise InputError(
+                f"{out / results.FILE} lacks round {missing[0]} of cell {cell.name}, but the checkpoint holds "
+                f"round {last}; restore the file, or remove {out / 'checkpoints'} to start again"
+            )
+
+
+def _check_finite(program: Program, jobs: Sequence[schedule.Job], losses: np.ndarray, round_: int, out: Path) -> None:
     for job in jobs:
         if not np.isfinite(losses[job.slot]):
             cell = program.cells[job.cell]
@@ -155,21 +153,3 @@ def _check_finite(
                 f"(local.learning_rate={cell.local.learning_rate}); lower the learning rate. "
                 f"Rounds before {round_} are in {out / results.FILE}"
             )
-
-
-def surroundings() -> dict[str, Any]:
-    """What a reader needs to repeat the run: versions, commit, machine."""
-    source = Path(__file__).parent
-    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        commit = done.stdout.strip() or None
-    except FileNotFoundError:
-        commit = None
-    return {
-        "git_commit": commit,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("fedjax-paradox", *PACKAGES)},
-        "platform": platform.platform(),
-        "devices": [device.device_kind for device in jax.devices()],
-    }

@@ -69,9 +69,7 @@ def test_local_training(build, text, expected):
 
 
 def test_local_of_one_model_and_of_all(build):
-    experiment = build(
-        "grid: {model: [textcnn, distilbert]}\nmodels.textcnn.local: {epochs: 2}", "local.batch_size=8"
-    )
+    experiment = build("grid: {model: [textcnn, distilbert]}\nmodels.textcnn.local: {epochs: 2}", "local.batch_size=8")
     assert [(cell.local.epochs, cell.local.batch_size) for cell in cells(experiment)] == [(2, 8), (1, 8)]
     # A default that is written out must not hide a lower layer.
     assert cells(build(to_yaml(experiment).removeprefix("name: study\n"))) == cells(experiment)

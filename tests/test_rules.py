@@ -93,9 +93,7 @@ def test_jit_equals_eager_and_vmap_equals_loop_and_dtypes_stay(case):
     mapped = jax.vmap(lambda given: apply(build, numbers, given))(stacked)
     for index, expected in enumerate(loop):
         # Compiled code may fuse multiply and add, which differs in the last bits.
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, i=index: leaf[i], mapped), expected, rtol=1e-5, atol=1e-6
-        )
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], mapped), expected, rtol=1e-5, atol=1e-6)
         jitted = jax.jit(lambda given: apply(build, numbers, given))(batch[index])
         chex.assert_trees_all_close(jitted, expected, rtol=1e-5, atol=1e-6)
 
@@ -121,9 +119,7 @@ def weighted(leaf, weights):
 def test_fedavg_by_hand():
     given = updates()
     expected = jax.tree.map(lambda leaf: weighted(leaf, [10, 40, 5, 1]), given.leaves)
-    chex.assert_trees_all_close(
-        apply(rules.fedavg, {}, given), expected, rtol=1e-5, atol=1e-6
-    )  # float32 vs float64
+    chex.assert_trees_all_close(apply(rules.fedavg, {}, given), expected, rtol=1e-5, atol=1e-6)  # float32 vs float64
 
 
 def test_uniform_by_hand():

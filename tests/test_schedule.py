@@ -12,9 +12,7 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=12)
 def made_jobs(steps, batch=2):
     rows = itertools.count()
     return [
-        schedule.Job(
-            0, slot, 7 * slot, 3, np.array([[next(rows) for _ in range(batch)] for _ in range(n)], np.int32)
-        )
+        schedule.Job(0, slot, 7 * slot, 3, np.array([[next(rows) for _ in range(batch)] for _ in range(n)], np.int32))
         for slot, n in enumerate(steps)
     ]
 

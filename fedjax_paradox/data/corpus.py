@@ -219,9 +219,7 @@ def _number(rows: Rows, values: Sequence[Label]) -> np.ndarray:
     return np.array([number[label] for label in rows.labels], np.int32)
 
 
-def _sample(
-    rows: Rows, labels: np.ndarray, size: int | None, seed: int, option: str
-) -> tuple[list[str], np.ndarray]:
+def _sample(rows: Rows, labels: np.ndarray, size: int | None, seed: int, option: str) -> tuple[list[str], np.ndarray]:
     if size is None:
         return rows.texts, labels
     if not 1 <= size <= len(labels):

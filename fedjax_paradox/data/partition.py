@@ -42,9 +42,7 @@ def dirichlet_partition(labels: np.ndarray, num_clients: int, alpha: float, seed
         generator.shuffle(rows)
         proportions = generator.dirichlet(np.full(num_clients, alpha))
         if not np.isfinite(proportions).all():
-            raise InputError(
-                f"alpha={alpha} is too small: every Dirichlet weight underflowed to 0; use alpha >= 0.01"
-            )
+            raise InputError(f"alpha={alpha} is too small: every Dirichlet weight underflowed to 0; use alpha >= 0.01")
         counts = (proportions * len(rows)).astype(np.int64)
         pieces.append(np.split(rows, np.cumsum(counts[:-1])))
     return [np.concatenate(client) for client in zip(*pieces, strict=True)]
@@ -140,9 +138,7 @@ def _check(labels: np.ndarray, num_clients: int) -> None:
 
 # Name in the config -> function of (labels, num_clients, alpha, seed, shards_per_client).
 PARTITIONERS: dict[str, Callable[..., Partition]] = {
-    "dirichlet": lambda labels, num_clients, alpha, seed, **_: dirichlet_partition(
-        labels, num_clients, alpha, seed
-    ),
+    "dirichlet": lambda labels, num_clients, alpha, seed, **_: dirichlet_partition(labels, num_clients, alpha, seed),
     "iid": lambda labels, num_clients, seed, **_: iid_partition(labels, num_clients, seed),
     "shards": lambda labels, num_clients, seed, shards_per_client, **_: shard_partition(
         labels, num_clients, shards_per_client, seed

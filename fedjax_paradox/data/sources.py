@@ -69,7 +69,8 @@ def read_file(path: Path, text_column: str, label_column: str, cache: Path) -> R
     # A folder of its own: `datasets` takes a file with the same path and time stamp for the same content.
     with tempfile.TemporaryDirectory(dir=cache, prefix="reading-") as scratch:
         try:
-            dataset = datasets.load_dataset(builder, data_files=files, split="train", cache_dir=scratch, **options)
+            with _offline(datasets):  # or `datasets` counts its use at the hub
+                dataset = datasets.load_dataset(builder, data_files=files, split="train", cache_dir=scratch, **options)
         except (datasets.exceptions.DatasetsError, ValueError) as error:
             raise InputError(
                 f"{path} has no rows that can be read as {builder}: {error.__cause__ or error}; repair it"
@@ -102,9 +103,7 @@ def _check_utf8(path: Path) -> None:
                 ) from error
 
 
-def read_hub(
-    name: str, subset: str | None, splits: tuple[str, str], text_column: str, label_column: str
-) -> list[Rows]:
+def read_hub(name: str, subset: str | None, splits: tuple[str, str], text_column: str, label_column: str) -> list[Rows]:
     datasets = _datasets()
     repository = HUB_ALIASES.get(name, name)
     where = _hub_arguments(repository, subset)
@@ -157,9 +156,7 @@ def _hub_files(repository: str, revision: str | None) -> list[str] | None:
         ) from error
     # HTTPError is the base class of httpx, whichever generation of it the hub's client uses.
     except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-        _LOGGER.warning(
-            "the Hugging Face Hub does not answer (%s): looking for %s in its cache", error, repository
-        )
+        _LOGGER.warning("the Hugging Face Hub does not answer (%s): looking for %s in its cache", error, repository)
         return None
     return [file.rfilename for file in info.siblings or []]
 
@@ -188,9 +185,7 @@ def _extract(dataset: Any, source: str, text_column: str, label_column: str) -> 
 def _extract_texts(dataset: Any, source: str, column: str) -> list[str]:
     dtype = _dtype(dataset, column)
     if not ("string" in dtype or dtype == "null"):
-        raise InputError(
-            f"texts must be strings: column {column!r} of {source} is {dtype}; set corpus.text_column"
-        )
+        raise InputError(f"texts must be strings: column {column!r} of {source} is {dtype}; set corpus.text_column")
     texts = _column(dataset, source, column)
     empty = [row for row, text in enumerate(texts) if text is None or not text.strip()]
     if empty:

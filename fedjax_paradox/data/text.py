@@ -111,9 +111,7 @@ def _from_json(path: Path) -> Tokenizer:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a tokenizer.json ({error!r}): download it again") from error
     if kind != "WordPiece":
-        raise InputError(
-            f"the tokenizer must be WordPiece, {path} has {kind}: use a BERT or DistilBERT checkpoint"
-        )
+        raise InputError(f"the tokenizer must be WordPiece, {path} has {kind}: use a BERT or DistilBERT checkpoint")
     return Tokenizer.from_file(str(path))
 
 

