@@ -94,18 +94,17 @@ def headline(table: pa.Table) -> str:
 
 def accuracies(table: pa.Table) -> Table:
     """Average, worst and gap of every cell's last round under every protocol, in per cent."""
-    view = Table(title="Accuracy of the clients after the last round (%)")
-    for name in ("cell", "round", "protocol"):
+    view = Table(title="Accuracy of the clients after the last round (%); client: which one is the worst")
+    for name in ("cell", "protocol"):
         view.add_column(name, overflow="fold")
-    for name in ("avg", "worst", "gap", "worst client"):
-        view.add_column(name, justify="right", no_wrap=name != "worst client")
+    for name in ("avg", "worst", "gap", "client"):
+        view.add_column(name, justify="right", no_wrap=True)
     before = ""
-    for (cell, round_, protocol), summary in _summaries(_last_rounds(table)):
+    for (cell, _, protocol), summary in _summaries(_last_rounds(table)):
         if cell != before:
             view.add_section()
         numbers = [f"{100 * value:.1f}" for value in (summary.average, summary.worst, summary.gap)]
-        shown = (cell, str(round_)) if cell != before else ("", "")
-        view.add_row(*shown, protocol, *numbers, str(summary.worst_client))
+        view.add_row(cell if cell != before else "", protocol, *numbers, str(summary.worst_client))
         before = cell
     return view
 
