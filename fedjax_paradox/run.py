@@ -115,16 +115,17 @@ def _run_program(
 def _table(program: Program, round_: int, predicted: np.ndarray) -> pa.Table:
     """The rows of every cell of a program; predicted: i32[batches, P, B]."""
     classes = predicted.swapaxes(0, 1).reshape(len(program.cells), -1)[:, : len(program.predicted)]
-    return pa.concat_tables(
-        results.records({**_facts(cell), "round": round_}, program.clients[index].class_counts.sum(axis=1), measured)
-        for index, cell in enumerate(program.cells)
-        for measured in [measure(program, index, classes[index])]
-    )
+    tables = []
+    for index, cell in enumerate(program.cells):
+        facts = {**_facts(cell, program.corpus.name), "round": round_}
+        train_rows = program.clients[index].class_counts.sum(axis=1)
+        tables.append(results.records(facts, train_rows, measure(program, index, classes[index])))
+    return pa.concat_tables(tables)
 
 
-def _facts(cell: Cell) -> dict[str, Any]:
+def _facts(cell: Cell, corpus: str) -> dict[str, Any]:
     names = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
-    return {"cell": cell.name, "corpus": cell.corpus.name, **{name: getattr(cell, name) for name in names}}
+    return {"cell": cell.name, "corpus": corpus, **{name: getattr(cell, name) for name in names}}
 
 
 def _without_later_rounds(table: pa.Table, cells_: Sequence[Cell], last: int) -> pa.Table:

@@ -437,3 +437,12 @@ def test_a_damaged_token_file_is_made_again(cache, caplog):
     np.testing.assert_array_equal(word_corpus(texts, 5, 4, cache).train_tokens, first.train_tokens)
     assert "instead of int32(3, 4)" in caplog.text
     assert list(cache.iterdir()) == [path]
+
+
+def test_files_are_not_credited_to_the_built_in_corpus(tmp_path, cache):
+    paths = []
+    for name in ("train", "test"):
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("text,label\none fine day,0\nanother fine day,1\n")
+    named = {name: corpus.load_texts(name, files=tuple(paths), cache=cache).name for name in ("docstrings", "mine")}
+    assert named == {"docstrings": f"{tmp_path.name}/train.csv", "mine": "mine"}

@@ -101,6 +101,8 @@ def load_texts(
     test_texts, test_labels = _sample(test, _number(test, values), test_rows, seed, "corpus.test_rows")
     _check_every_class(train.source, train_labels, names)
     fingerprint = _fingerprint([(train_texts, train_labels), (test_texts, test_labels)])
+    if files is not None and name == "docstrings":  # the default name would credit the built-in corpus with the files
+        name = "/".join(Path(files[0]).absolute().parts[-2:])
     return Texts(name, train_texts, train_labels, test_texts, test_labels, names, fingerprint)
 
 
