@@ -16,6 +16,9 @@ from fedjax_paradox.run import Event, Started, Trained
 from fedjax_paradox.storage import results
 
 
+SILENCE = 60.0  # seconds without a line in a log
+
+
 def plans(programs: Sequence[Program], costs: Sequence[Plan]) -> str:
     """Every program: its cells, what they share, its work and its memory."""
     return "\n".join(
@@ -49,7 +52,7 @@ def _plan(program: Program, cost: Plan) -> str:
 
 @contextmanager
 def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan]) -> Iterator[Callable[[Event], None]]:
-    """A bar over all programs on a terminal, and a line a round everywhere.
+    """A bar over all programs on a terminal, and a line a round everywhere; in a log also one a minute.
 
     Work is counted in FLOPs, so that the time left holds across models of different cost.
     """
@@ -61,10 +64,10 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("compiling", total=total)
-        began, done, rows = 0.0, 0.0, 0
+        began, done, rows, said = 0.0, 0.0, 0, time.monotonic()
 
         def notify(event: Event) -> None:
-            nonlocal began, done, rows, total
+            nonlocal began, done, rows, said, total
             where = f"program {event.program + 1}/{len(programs)}, round {event.round}/{rounds[event.program]}"
             if isinstance(event, Started):
                 total -= event.round * a_round[event.program]
@@ -73,12 +76,15 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
                 began = began or time.monotonic()  # the first chunk's compilation says nothing of the speed
                 done += train[event.program] * event.rows
                 rows += event.rows
+                if not console.is_terminal and time.monotonic() - said >= SILENCE:
+                    said = time.monotonic()
+                    console.print(f"{where}: {rows:,} of {costs[event.program].rows:,} rows trained")
             else:
                 done += evaluate[event.program]
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
                 speed = f"{rows / event.seconds:,.0f} rows/s, {_clock(left)} left"
                 console.print(f"{where}: {speed}; {headline(event.table)}", markup=False)
-                rows = 0
+                rows, said = 0, time.monotonic()
             bar.update(task, completed=done, total=total, description=where)
 
         yield notify

@@ -392,3 +392,17 @@ def test_progress_counts_rows_and_the_time_left(monkeypatch):
     # 150 of 1050 took 10 s, so 900 take 60 s; then 600 took 60 s, so 450 take 45 s.
     assert first.startswith("program 1/2, round 2/2: 2 rows/s, 1:00 left; train_rows avg")
     assert second.startswith("program 2/2, round 1/2: 4 rows/s, 0:45 left; train_rows avg")
+
+
+def test_a_log_hears_of_a_long_round_every_minute(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    program = SimpleNamespace(cells=[SimpleNamespace(rounds=1)], predicted=np.zeros(30))
+    screen = io.StringIO()
+    costs = [SimpleNamespace(row_flops=1.0, rows=4000)]
+    with display.progress(Console(file=screen, width=150), [program], costs) as notify:
+        for _ in range(10):
+            now[0] += 25.0
+            notify(Trained(0, 1, 400))
+    expected = [f"program 1/1, round 1/1: {rows} of 4,000 rows trained" for rows in ("1,200", "2,400", "3,600")]
+    assert screen.getvalue().splitlines() == expected
