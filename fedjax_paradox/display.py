@@ -15,7 +15,6 @@ from fedjax_paradox.program import Program
 from fedjax_paradox.run import Event, Started, Trained
 from fedjax_paradox.storage import results
 
-
 SILENCE = 60.0  # seconds without a line in a log
 
 

@@ -1,0 +1,218 @@
+"""What a report says, before it becomes a page, Markdown or LaTeX."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from fedjax_paradox.audits import Audit
+from fedjax_paradox.config import cells, to_yaml
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.evaluation.audit import Finding
+from fedjax_paradox.report import claims, statistics, tables
+from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview
+from fedjax_paradox.report.folders import Folder, Reading, labelled, read_folders
+from fedjax_paradox.report.pictures import Picture, look, pictures
+from fedjax_paradox.report.tables import Table, number
+
+METHODS = (
+    "Accuracies are those of the last round, never of the best one: to choose a round by its test accuracy is to "
+    "choose on the test set.",
+    "Every client counts once in a mean, whatever its number of rows. Clients without train rows, or without an "
+    "accuracy under a protocol, are left out.",
+    "Gap = mean of the clients' accuracies − accuracy of the worst client, in percentage points.",
+    f"Intervals are {100 * statistics.LEVEL:.0f} % intervals of a mean over partitions (partition seeds). Training "
+    "seeds of one partition are averaged first, since they are no independent partitions. With fewer than "
+    f"{statistics.BOOTSTRAP_FROM} distinct partition means: Student's t of the partition means. From then on: "
+    f"studentised bootstrap, partitions first and runs within them, {statistics.RESAMPLES:,} resamples, always with "
+    "the same random numbers.",
+    "With one partition seed there is no interval: how much results vary from partition to partition is unknown. "
+    "The point stays.",
+    "All protocols score the same predictions of the same models. Protocols: train_rows, the client's own training "
+    "rows; label_filtered, the test rows of the classes that the client holds; label_matched, test rows weighted to "
+    "the client's distribution of classes; holdout, the client's own rows that were kept out of training; global, "
+    "all test rows.",
+)
+
+
+class Fact(NamedTuple):
+    """A line of what was run."""
+
+    name: str
+    value: str
+
+
+class Run(NamedTuple):
+    """One folder, for the section on what was run."""
+
+    title: str
+    facts: list[Fact]
+    unfinished: list[str]
+    config: str  # YAML
+
+
+class Partition(NamedTuple):
+    """One partition's findings."""
+
+    title: str
+    groups: dict[str, list[Finding]]  # protocol, or "any" -> findings
+
+
+class Judged(NamedTuple):
+    """A claim and what our runs say of it."""
+
+    name: str
+    verdict: str
+    text: str
+    source: str
+    reasons: list[str]  # a sentence per comparison
+
+
+class Content(NamedTuple):
+    """A whole report."""
+
+    title: str
+    runs: list[Run]
+    left_out: list[str]
+    notes: list[str]
+    claims: list[Judged] | None  # None where no claims were asked about
+    verdicts: Table | None
+    accuracy: list[Table]
+    every_run: Table
+    pictures: list[Picture]
+    audit: Table | None
+    partitions: list[Partition]
+    no_audit: list[str]
+    methods: Sequence[str]
+
+
+def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path) -> Content:
+    """Reads the folders and works out everything that a report shows.
+
+    Raises:
+      InputError: no folder can be read, or the claims file cannot.
+    """
+    asked = claims.load(claims_file) if claims_file else None
+    reading = read_folders(paths)
+    table = labelled(reading)
+    measured = statistics.measures(table)
+    last = statistics.pick(measured, "last")
+    rows = tables.summarised(last)
+    audits = audit_folders(reading, cache_folder)
+    rules = dict(zip(table["rule"].to_pylist(), reading.table["rule"].to_pylist(), strict=True))
+    view = look(table, measured, last, rows, audits.by_cell, rules)
+    names = {row.setting["protocol"] for row in rows}
+    judged, problems = _judge(asked, measured) if asked is not None else (None, [])
+    return Content(
+        title=" and ".join(dict.fromkeys(folder.experiment.name for folder in reading.folders)),
+        runs=[_run(number_, folder) for number_, folder in enumerate(reading.folders, 1)],
+        left_out=reading.left_out,
+        notes=[*reading.notes, *problems],
+        claims=None if judged is None else [_judged(verdict) for verdict in judged],
+        verdicts=None if judged is None else _verdicts(judged),
+        accuracy=[tables.accuracy(rows, name) for name in sorted(names, key=lambda n: (n != view.protocol, n))],
+        every_run=tables.runs(last),
+        pictures=pictures(view),
+        **_audited(reading, audits),
+        methods=METHODS,
+    )
+
+
+def _run(number_: int, folder: Folder) -> Run:
+    experiment, record = folder.experiment, folder.record
+    every = cells(experiment)
+    swept = {"corpus": [cell.corpus.name for cell in every]} | {
+        name: [getattr(cell, name) for cell in every]
+        for name in ("model", "rule", "alpha", "num_clients", "rounds", "partition_seed", "seed")
+    }
+    facts = {name.replace("_", " "): ", ".join(map(number, dict.fromkeys(values))) for name, values in swept.items()}
+    packages = record.get("packages")
+    versions = packages.items() if isinstance(packages, Mapping) else ()
+    facts |= {
+        "cells": str(len(every)),
+        "protocols": ", ".join(experiment.protocols),
+        "config hash": _told(record, "hash"),
+        "commit": _told(record, "git_commit"),
+        "machine": f"{_told(record, 'devices')}; {_told(record, 'platform')}",
+        "versions": ", ".join([f"Python {_told(record, 'python')}", *(f"{name} {v}" for name, v in versions)]),
+    }
+    reached: dict[str, list[str]] = {}
+    for cell, (done, wanted) in folder.unfinished.items():
+        reached.setdefault(f"round {done} of {wanted}", []).append(cell)
+    unfinished = [f"{far}: {'; '.join(names)}" for far, names in reached.items()]
+    title = f"{number_}. {experiment.name} ({folder.path})"
+    return Run(title, [Fact(*fact) for fact in facts.items()], unfinished, to_yaml(experiment))
+
+
+def _told(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    if isinstance(value, list):
+        kinds = dict.fromkeys(map(str, value))
+        return ", ".join(f"{value.count(kind)} × {kind}" for kind in kinds)
+    return "not recorded" if value is None else str(value)
+
+
+def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
+    """The sections of a report on its partitions."""
+    found = list({id(one): one for one in audits.by_cell.values()}.values())
+    names = {id(one): [name for name, other in audits.by_cell.items() if other is one] for one in found}
+    table = reading.table.group_by(["cell", "corpus", "alpha", "num_clients", "partition_seed"], use_threads=False)
+    conditions = {row["cell"]: row for row in table.aggregate([]).to_pylist()}
+    chosen = [(conditions[names[id(one)][0]], one) for one in found]
+    return {
+        "audit": overview(chosen) if chosen else None,
+        "partitions": [_partition(told, one) for told, one in chosen],
+        "no_audit": audits.missing,
+    }
+
+
+def _partition(told: Mapping[str, Any], one: Audit) -> Partition:
+    title = (
+        f"{told['corpus']}, α = {number(told['alpha'])}, {told['num_clients']} clients, partition seed "
+        f"{told['partition_seed']}"
+    )
+    groups = {ANY: one.partition, **one.protocols}
+    return Partition(title, {name: findings for name, findings in groups.items() if findings})
+
+
+def _judge(asked: Sequence[claims.Claim], measured: pa.Table) -> tuple[list[claims.Verdict], list[str]]:
+    """The verdicts, and why there is none for some claim: the runs at hand may not fit it."""
+    verdicts, problems = [], []
+    for claim in asked:
+        try:
+            verdicts += claims.judge([claim], measured)
+        except InputError as error:
+            problems.append(f"The claim {claim.id} cannot be judged on these runs: {error}")
+    return verdicts, problems
+
+
+def _judged(verdict: claims.Verdict) -> Judged:
+    reasons = [f"{told}: {outcome.verdict}; {outcome.reason}." for told, outcome in _outcomes(verdict)]
+    return Judged(verdict.claim.id, verdict.verdict, verdict.claim.text, verdict.claim.source, reasons)
+
+
+def _outcomes(verdict: claims.Verdict) -> list[tuple[str, claims.Outcome]]:
+    """The comparisons of a claim by name."""
+    published = f"as published: {' / '.join(verdict.mix.protocols)}"
+    return [(published, verdict.mix), *((f"both {name}", outcome) for name, outcome in verdict.matched.items())]
+
+
+def _verdicts(judged: Sequence[claims.Verdict]) -> Table:
+    return Table(
+        name="claims",
+        caption="Claims on these runs: first as published, each side under its own protocol; then both sides under one "
+        "protocol. a and b are the sides of a claim, published is the published a − b. Accuracies in %, gaps and "
+        "differences in percentage points, with 95 % intervals.",
+        columns=["claim", "protocols", "verdict", "a − b", "published", "a", "b"],
+        numeric=[False, False, False, True, True, True, True],
+        rows=[_comparison(verdict.claim, *named) for verdict in judged for named in _outcomes(verdict)],
+    )
+
+
+def _comparison(claim: claims.Claim, protocols: str, outcome: claims.Outcome) -> list[str]:
+    a, b = (side.published.get(claim.measure) for side in (claim.a, claim.b))
+    published = tables.NONE if a is None or b is None else f"{100 * (a - b):+.1f}"
+    difference = tables.percent(outcome.difference, signed=True) if outcome.difference else tables.NONE
+    sides = [tables.percent(side) if side else tables.NONE for side in (outcome.a, outcome.b)]
+    return [claim.id, protocols, outcome.verdict, difference, published, *sides]

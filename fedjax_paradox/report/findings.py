@@ -1,0 +1,95 @@
+"""What the audit says of the partitions that a report's runs had, where their corpus can still be read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fedjax_paradox.audits import Audit, audit
+from fedjax_paradox.config import cells
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.report.folders import Reading
+from fedjax_paradox.report.tables import Table, number
+
+ANY = "any"  # the protocol of findings that hold under all of them
+
+
+class Audits(NamedTuple):
+    """Verified audits and why the others are missing."""
+
+    by_cell: dict[str, Audit]  # cell of the merged table -> its partition
+    missing: list[str]  # a sentence for every folder without
+
+
+def audit_folders(reading: Reading, cache_folder: Path) -> Audits:
+    """Divides every folder's corpus again, and keeps what gives the clients of the stored table.
+
+    A corpus that has changed since (other files, another Python's docstrings) says nothing about the run.
+    """
+    audits = Audits({}, [])
+    rows = train_rows(reading.table)
+    for index, folder in enumerate(reading.folders):
+        try:
+            found = audit(cells(folder.experiment), cache_folder)
+        except InputError as error:
+            audits.missing.append(f"No audit of {folder.path}, its corpus cannot be read: {error}.")
+            continue
+        by_name = {name: one for one in found for name in one.cells}
+        ours = {name: by_name[origin] for name, (owner, origin) in reading.origin.items() if owner == index}
+        if all(np.array_equal(one.setting.train.sum(axis=1), rows[name]) for name, one in ours.items()):
+            audits.by_cell.update(ours)
+        else:
+            audits.missing.append(
+                f"No audit of {folder.path}: its corpus, read again, gives the clients other numbers of rows than "
+                "the run had. It has changed since."
+            )
+    return audits
+
+
+def train_rows(table: pa.Table) -> dict[str, np.ndarray]:
+    """Cell -> i[K], the clients' train rows."""
+    first = table.group_by(["cell", "client"], use_threads=False).aggregate([("train_rows", "min")])
+    found: dict[str, dict[int, int]] = {}
+    for row in first.to_pylist():
+        found.setdefault(row["cell"], {})[row["client"]] = row["train_rows_min"]
+    return {cell: np.array([rows[client] for client in sorted(rows)]) for cell, rows in found.items()}
+
+
+def overview(audits: Sequence[tuple[Mapping[str, Any], Audit]]) -> Table:
+    """In how many partitions of each condition each finding holds.
+
+    Args:
+      audits: a partition's columns corpus, num_clients, alpha and partition_seed, and its audit. Several of the same
+        partition, from folders that share it, count once.
+    """
+    found: dict[tuple, dict[int, set[tuple[str, str]]]] = {}
+    for told, one in audits:
+        partitions = found.setdefault((told["corpus"], told["num_clients"], told["alpha"]), {})
+        partitions.setdefault(told["partition_seed"], set()).update(_codes(one))
+    keys = sorted(found)
+    several = [len({key[part] for key in keys}) > 1 for part in (0, 1)]
+    codes = sorted({code for key in keys for one in found[key].values() for code in one})
+    return Table(
+        name="audit",
+        caption="What the partitions alone decide, before any training: in how many of them each finding holds.",
+        columns=["protocol", "finding", *(_heading(key, several) for key in keys)],
+        numeric=[False, False, *(True for _ in keys)],
+        rows=[[*code, *(_share(code, found[key]) for key in keys)] for code in codes],
+    )
+
+
+def _share(code: tuple[str, str], partitions: Mapping[int, set[tuple[str, str]]]) -> str:
+    return f"{sum(code in one for one in partitions.values())} of {len(partitions)}"
+
+
+def _codes(one: Audit) -> set[tuple[str, str]]:
+    groups = {ANY: one.partition, **one.protocols}
+    return {(protocol, finding.code) for protocol, findings in groups.items() for finding in findings}
+
+
+def _heading(key: tuple, several: Sequence[bool]) -> str:
+    corpus, clients, alpha = key
+    shown = [corpus] * several[0] + [f"K={clients}"] * several[1] + [f"α={number(alpha)}"]
+    return ", ".join(shown)

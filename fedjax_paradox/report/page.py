@@ -1,0 +1,86 @@
+"""The report's files: one page that needs no network, Markdown, LaTeX tables and the figures."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.report import drawing, tables
+from fedjax_paradox.report.content import Content, gather
+from fedjax_paradox.report.tables import Table
+
+PAGE, TEXT = "report.html", "report.md"
+
+
+def write(paths: Sequence[Path], out: Path, claims_file: Path | None, cache_folder: Path) -> Content:
+    """Writes `report.html`, `report.md`, `tables/*.tex` and `figures/*.svg`, `*.pdf` of output folders to `out`.
+
+    Equal input gives equal bytes. What cannot be read is named in the report and left out.
+
+    Raises:
+      InputError: nothing can be read, the claims file is wrong, or `out` cannot be written.
+    """
+    content = gather(paths, claims_file, cache_folder)
+    drawn = {picture.name: drawing.save(picture.figure) for picture in content.pictures}
+    files: dict[str, bytes] = {
+        PAGE: html(content, {name: kinds["svg"] for name, kinds in drawn.items()}).encode(),
+        TEXT: markdown(content).encode(),
+    }
+    files |= {f"tables/{table.name}.tex": tables.latex(table).encode() for table in _tables(content)}
+    files |= {f"figures/{name}.{kind}": data for name, kinds in drawn.items() for kind, data in kinds.items()}
+    try:
+        for name, data in files.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(data)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from error
+    return content
+
+
+def html(content: Content, drawings: Mapping[str, bytes]) -> str:
+    """The page; drawings: figure -> SVG, put into it as images, so that what is in them cannot act on the page."""
+    environment = Environment(
+        loader=PackageLoader("fedjax_paradox", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    images = {name: f"data:image/svg+xml;base64,{b64encode(data).decode()}" for name, data in drawings.items()}
+    return environment.get_template("page.html.jinja").render(content=content, images=images)
+
+
+def markdown(content: Content) -> str:
+    """The same report as text, with its figures beside it."""
+    parts = [f"# {tables.plain(content.title)}", "## What was run"]
+    for run in content.runs:
+        parts += [f"### {tables.plain(run.title)}", _list([f"{fact.name}: {fact.value}" for fact in run.facts])]
+        if run.unfinished:
+            parts += ["Unfinished:", _list(run.unfinished)]
+    parts += [_list(content.left_out, "Left out: "), _list(content.notes)]
+    if content.claims is not None and content.verdicts is not None:
+        parts.append("## Claims")
+        for claim in content.claims:
+            verdict = _list([f"{claim.name}: {claim.verdict}. {claim.text} ({claim.source})"])
+            parts.append(f"{verdict}\n{_list(claim.reasons, indent='  ')}")
+        parts.append(tables.markdown(content.verdicts))
+    parts += ["## Accuracy", *map(tables.markdown, content.accuracy), "## Figures"]
+    for picture in content.pictures:
+        parts.append(f"![{tables.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{tables.plain(picture.caption)}")
+    parts += ["## Audit", *([tables.markdown(content.audit)] if content.audit else []), _list(content.no_audit)]
+    for partition in content.partitions:
+        told = [f"{name}: {f.code}: {f.sentence}" for name, group in partition.groups.items() for f in group]
+        parts += [f"### {tables.plain(partition.title)}", _list(told)]
+    parts += ["## Methods", _list(content.methods), "## Every run", tables.markdown(content.every_run)]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _list(lines: Sequence[str], prefix: str = "", indent: str = "") -> str:
+    return "\n".join(f"{indent}- {prefix}{tables.plain(line)}" for line in lines)
+
+
+def _tables(content: Content) -> list[Table]:
+    optional = [table for table in (content.verdicts, content.audit) if table is not None]
+    return [*content.accuracy, *optional]

@@ -1,0 +1,293 @@
+"""Which figures the data at hand allow, and what each of them shows."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from fedjax_paradox.audits import Audit
+from fedjax_paradox.report import figures
+from fedjax_paradox.report.tables import Row, number
+
+PREFERRED = "label_matched"  # one and the same measurement for every model
+INTERVALS = "Bars are 95 % intervals over partitions, given in full in the tables; points of one partition have none."
+
+
+class Picture(NamedTuple):
+    """A figure and its words; `name` is the stem of its files."""
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+class View(NamedTuple):
+    """What figures show of a report's data: one protocol, rule and number of clients, where they show only one."""
+
+    table: pa.Table  # clients
+    measured: pa.Table  # statistics.measures, every round
+    rows: list[Row]  # means over the runs of a setting
+    runs: list[dict[str, Any]]  # last rounds under `protocol`, those of `base` and `num_clients` alone
+    audits: Mapping[str, Audit]  # by cell
+    protocol: str
+    num_clients: int
+    base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
+
+    @property
+    def told(self) -> str:
+        rules = dict.fromkeys(self.base.values())
+        by_model = (f"{rule} ({model})" for (_, model), rule in self.base.items())
+        return f"{next(iter(rules)) if len(rules) == 1 else '; '.join(by_model)}; {self.num_clients} clients"
+
+
+def look(
+    table: pa.Table,
+    measured: pa.Table,
+    last: pa.Table,
+    rows: list[Row],
+    audits: Mapping[str, Audit],
+    rules: Mapping[str, str],
+) -> View:
+    """Chooses what is shown where only one can be: the commonest rule and number of clients.
+
+    Args:
+      rules: label of a rule -> the rule, without the settings that are written behind it.
+    """
+    protocols = list(dict.fromkeys(last["protocol"].to_pylist()))
+    protocol = PREFERRED if PREFERRED in protocols else protocols[0]
+    settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
+    num_clients, rule = _commonest((one["num_clients"], rules[one["rule"]]) for one in settings)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for one in settings:
+        if (one["num_clients"], rules[one["rule"]]) == (num_clients, rule):
+            labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
+    base = {series: _commonest(found) for series, found in labels.items()}
+    view = View(table, measured, rows, [], audits, protocol, num_clients, base)
+    runs = [run for run in last.to_pylist() if run["protocol"] == protocol and _is_base(view, run)]
+    runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
+    return view._replace(runs=runs)
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def _is_base(view: View, setting: Mapping[str, Any]) -> bool:
+    rule = view.base.get((setting["corpus"], setting["model"]))
+    return setting["rule"] == rule and setting["num_clients"] == view.num_clients
+
+
+def pictures(view: View) -> list[Picture]:
+    """The figures that the data allow, in the order of a report."""
+    made = (_gap_against_alpha, _gap_against_clients, _learning, _clients, _strip, _rules, _protocols)
+    return [picture for make in made for picture in make(view)]
+
+
+def _gap_against_alpha(view: View) -> Iterator[Picture]:
+    panels = _by_protocol([row for row in view.rows if _is_base(view, row.setting)], "alpha", view)
+    yield Picture(
+        "gap-against-alpha",
+        f"Gap (mean minus worst client) against label skew, a panel per protocol; {view.told}. {INTERVALS}",
+        f"Gap in percentage points against alpha. {_spoken(panels, 'alpha {:g}'.format)}",
+        figures.gap_against(panels, "Dirichlet α"),
+    )
+
+
+def _gap_against_clients(view: View) -> Iterator[Picture]:
+    """At the alpha that has most numbers of clients."""
+    found: dict[float, set[int]] = {}
+    for row in view.rows:
+        found.setdefault(row.setting["alpha"], set()).add(row.setting["num_clients"])
+    alpha = min(found, key=lambda alpha: (-len(found[alpha]), alpha))
+    if len(found[alpha]) < 2:
+        return
+    here = [row for row in view.rows if row.setting["alpha"] == alpha]
+    rows = [row for row in here if _is_base(view, {**row.setting, "num_clients": view.num_clients})]
+    panels = _by_protocol(rows, "num_clients", view)
+    yield Picture(
+        "gap-against-clients",
+        f"Gap against the number of clients at α = {number(alpha)}, a panel per protocol. {INTERVALS}",
+        f"Gap in percentage points against the number of clients. {_spoken(panels, '{:g} clients'.format)}",
+        figures.gap_against(panels, "number of clients K"),
+    )
+
+
+def _by_protocol(rows: Sequence[Row], column: str, view: View) -> dict[str, list[figures.Line]]:
+    protocols = sorted({row.setting["protocol"] for row in rows}, key=lambda name: (name != view.protocol, name))
+    return {
+        protocol: _lines([row for row in rows if row.setting["protocol"] == protocol], lambda s: s[column], view)
+        for protocol in protocols
+    }
+
+
+def _learning(view: View) -> Iterator[Picture]:
+    alphas = sorted({run["alpha"] for run in view.runs})
+    panels, seeds = {}, set()
+    for run in _first_runs(view, alphas[:1] + alphas[1:][-1:]):
+        curve = _curve(view, run["cell"])
+        if len(curve.rounds) > 1:
+            panels[f"{_series(run, view)}, α = {number(run['alpha'])}"] = curve
+            seeds.add((run["partition_seed"], run["seed"]))
+    if not panels:
+        return
+    told = " and ".join(f"partition seed {partition}, seed {seed}" for partition, seed in sorted(seeds))
+    spoken = (
+        f"{title}: mean {100 * c.average[0]:.1f} to {100 * c.average[-1]:.1f} %, worst {100 * c.worst[0]:.1f} to "
+        f"{100 * c.worst[-1]:.1f} %, worst client at the end {c.worst_client[-1]}"
+        for title, c in panels.items()
+    )
+    yield Picture(
+        "learning-curves",
+        f"Mean and worst client's accuracy round by round under {view.protocol}; {view.told}; {told}. "
+        "A dot with a number says which client is the worst from there on.",
+        f"Learning curves, first to last round. {'; '.join(spoken)}.",
+        figures.learning_curves(panels),
+    )
+
+
+def _curve(view: View, cell: str) -> figures.Curve:
+    wanted = (view.measured["cell"].to_numpy() == cell) & (view.measured["protocol"].to_numpy() == view.protocol)
+    part = view.measured.filter(pa.array(wanted)).sort_by("round")
+    return figures.Curve(*(part[name].to_numpy() for name in ("round", "average", "worst", "worst_client")))
+
+
+def _clients(view: View) -> Iterator[Picture]:
+    corpus = view.runs[0]["corpus"]
+    runs = [run for run in _first_runs(view, [view.runs[0]["alpha"]]) if run["corpus"] == corpus]
+    first = runs[0]
+    runs = [run for run in runs if run["partition_seed"] == first["partition_seed"]]
+    audit, rows = view.audits.get(first["cell"]), _clients_of(view, first)["train_rows"].to_numpy()
+    grid = figures.Grid(
+        audit.classes if audit else (),
+        audit.setting.train if audit else np.zeros((len(rows), 0), int),
+        rows,
+        {run["model"]: _accuracies(_clients_of(view, run)) for run in runs},
+    )
+    missing = "" if audit else " The classes of the clients are not shown: the corpus could not be read again."
+    where = f"{corpus}, α = {number(first['alpha'])}, partition seed {first['partition_seed']}"
+    spoken = (
+        f"{model}: worst client {int(np.nanargmin(values))} with {100 * np.nanmin(values):.1f} %"
+        for model, values in grid.accuracies.items()
+        if np.isfinite(values).any()
+    )
+    yield Picture(
+        "clients-by-class",
+        f"The clients of one partition ({where}) and their accuracy under {view.protocol} after the last round; "
+        f"{view.told}.{missing}",
+        f"Heat map with a row per client. {'; '.join(spoken)}.",
+        figures.clients_by_class(grid),
+    )
+
+
+def _strip(view: View) -> Iterator[Picture]:
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for run in view.runs:
+        column = panels.setdefault(f"α = {number(run['alpha'])}", {})
+        values, before = _accuracies(_clients_of(view, run)), column.get(_series(run, view), np.empty(0))
+        column[_series(run, view)] = np.concatenate([before, values])
+    spoken = (
+        f"{title}, {label}: {100 * np.nanmin(values):.1f} to {100 * np.nanmax(values):.1f} %"
+        for title, column in panels.items()
+        for label, values in column.items()
+        if np.isfinite(values).any()
+    )
+    yield Picture(
+        "clients",
+        f"Every client's accuracy under {view.protocol} after the last round, the clients of all runs together; "
+        f"{view.told}. The black bar is their mean.",
+        f"Strip plot of clients. Range by alpha and model: {'; '.join(spoken)}.",
+        figures.strip(panels),
+    )
+
+
+def _rules(view: View) -> Iterator[Picture]:
+    shown = {"protocol": view.protocol, "num_clients": view.num_clients}
+    rows = [row for row in view.rows if shown.items() <= row.setting.items()]
+    names = list(dict.fromkeys(row.setting["rule"] for row in rows))
+    if len(names) < 2:
+        return
+    panels = _by_alpha(rows, lambda setting: names.index(setting["rule"]), view)
+    yield Picture(
+        "rules",
+        f"Gap by rule under {view.protocol}, a panel per α; {view.num_clients} clients. {INTERVALS}",
+        f"Gap in percentage points by rule. {_spoken(panels, lambda x: names[int(x)])}",
+        figures.compare(
+            panels, [name.replace("local.", "") for name in names], "gap (percentage points)", joined=False
+        ),
+    )
+
+
+def _protocols(view: View) -> Iterator[Picture]:
+    rows = [row for row in view.rows if _is_base(view, row.setting)]
+    names = sorted({row.setting["protocol"] for row in rows})
+    if len(names) < 2:
+        return
+    panels = _by_alpha(rows, lambda setting: names.index(setting["protocol"]), view)
+    yield Picture(
+        "protocols",
+        f"The same predictions scored under every protocol, a panel per α; {view.told}. {INTERVALS}",
+        f"Gap in percentage points by protocol. {_spoken(panels, lambda x: names[int(x)])}",
+        figures.compare(panels, names, "gap (percentage points)", joined=True),
+    )
+
+
+def _by_alpha(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> dict[str, list[figures.Line]]:
+    alphas = sorted({row.setting["alpha"] for row in rows})
+    return {
+        f"α = {number(alpha)}": _lines([row for row in rows if row.setting["alpha"] == alpha], place, view)
+        for alpha in alphas
+    }
+
+
+def _lines(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> list[figures.Line]:
+    """A line of gaps per model; `place` gives a row's x."""
+    points: dict[str, list[tuple[float, float, float, float]]] = {}
+    for row in rows:
+        gap = row.estimates["gap"]
+        points.setdefault(_series(row.setting, view), []).append((place(row.setting), gap.mean, gap.low, gap.high))
+    return [figures.Line(label, *np.array(sorted(found)).T) for label, found in points.items()]
+
+
+def _series(setting: Mapping[str, Any], view: View) -> str:
+    corpora = {row.setting["corpus"] for row in view.rows}
+    return f"{setting['model']} ({setting['corpus']})" if len(corpora) > 1 else str(setting["model"])
+
+
+def _first_runs(view: View, alphas: Sequence[float]) -> list[dict[str, Any]]:
+    """The first run of every model (and corpus) at each alpha."""
+    first: dict[tuple, dict] = {}
+    for run in view.runs:
+        if run["alpha"] in alphas:
+            first.setdefault((run["alpha"], _series(run, view)), run)
+    return list(first.values())
+
+
+def _clients_of(view: View, run: Mapping[str, Any]) -> pa.Table:
+    keys = ("cell", "round", "protocol")
+    wanted = np.logical_and.reduce([view.table[key].to_numpy() == run[key] for key in keys])
+    return view.table.filter(pa.array(wanted)).sort_by("client")
+
+
+def _accuracies(clients: pa.Table) -> np.ndarray:
+    """f[K]; NaN for a client without train rows or without an accuracy."""
+    correct, total, rows = (clients[name].to_numpy() for name in ("correct", "total", "train_rows"))
+    counted = np.where((total > 0) & (rows > 0), total, np.nan)
+    return correct / counted
+
+
+def _spoken(panels: Mapping[str, Sequence[figures.Line]], name: Callable[[float], str]) -> str:
+    """The means of a figure as a sentence per panel, for those who cannot see it."""
+    return " ".join(
+        f"{title}: "
+        + "; ".join(
+            f"{line.label} " + ", ".join(f"{name(x)} {100 * y:.1f}" for x, y in zip(line.x, line.value, strict=True))
+            for line in lines
+        )
+        + "."
+        for title, lines in panels.items()
+    )

@@ -1,0 +1,334 @@
+"""Estimates and intervals over partitions and training seeds, from per-client tables alone.
+
+Accuracies, gaps and their differences are in [0, 1]. The random effects are nested: a partition has its own
+effect, and training seeds differ within it. Where the same few seeds serve all partitions and a seed acts alike
+on all of them, intervals are too narrow (see `interval`).
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import stdtr, stdtrit
+
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.evaluation.fairness import Summary, summarise
+from fedjax_paradox.storage import results
+
+# What tells runs apart in a table; `cell` is a label that names the swept settings that have no column.
+RUN = ("cell", "corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
+# One value of each on a side of a comparison.
+SETTING = ("corpus", "model", "rule", "alpha", "num_clients", "protocol")
+LEVEL = 0.95
+RESAMPLES = 9_999
+BOOTSTRAP_FROM = 8  # distinct partition means; with fewer, resampling them cannot show how they spread
+
+_NAN = float("nan")
+
+MEASURES = pa.schema(
+    [
+        *(results.SCHEMA.field(name) for name in (*RUN, "round", "protocol")),
+        *((name, pa.float64()) for name in Summary._fields if name != "worst_client"),
+        ("worst_client", pa.int32()),
+        ("clients", pa.int32()),  # that have train rows and an accuracy
+        ("identical", pa.bool_()),  # all of them have the same correct and total: gap 0 by construction
+    ]
+)
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval; low and high are NaN where `reason` says why there is none."""
+
+    mean: float
+    low: float
+    high: float
+    runs: int
+    reason: str = ""
+    partitions: int = 0
+    method: str = ""  # "t" or "bootstrap-t", "" without an interval
+
+
+class Unmatched(NamedTuple):
+    """A run of side "a" or "b" whose seeds the other side lacks."""
+
+    side: str
+    partition_seed: int
+    seed: int
+
+
+class Paired(NamedTuple):
+    """a - b over the runs with the same seeds; `a` and `b` are over those runs alone."""
+
+    difference: Estimate
+    a: Estimate
+    b: Estimate
+    flip: float  # confidence that the true difference has the other sign; NaN without an interval
+    unmatched: tuple[Unmatched, ...]
+
+
+class Shares(NamedTuple):
+    """Variance components and their shares of the sum; NaN where `reason` says why there are none."""
+
+    partition: float
+    training: float
+    partition_share: float
+    training_share: float
+    clipped: bool  # the estimate of the partition's variance was negative and is put to 0
+    reason: str = ""
+
+
+def measures(table: pa.Table) -> pa.Table:
+    """One row of schema MEASURES per (run, round, protocol), in the table's order.
+
+    Clients without train rows or with total 0 are left out.
+
+    Raises:
+      InputError: a column is missing, the table is empty, or a client occurs twice in a run's round.
+    """
+    _require(table, results.SCHEMA.names)
+    if not len(table):
+        raise InputError("the results hold no finished round (0 rows); run the experiment first")
+    groups = results.counts(table, [*RUN, "round", "protocol"])
+    return pa.Table.from_pylist([_measured(*group) for group in groups], MEASURES)
+
+
+def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> dict[str, Any]:
+    scored = np.stack([correct, total])[:, total > 0]
+    identical = scored.size > 0 and bool((scored == scored[:, :1]).all())
+    spread = summarise(correct, total)._asdict()
+    return {**key, **spread, "clients": scored.shape[1], "identical": identical}
+
+
+def pick(measured: pa.Table, when: str) -> pa.Table:
+    """One row of schema MEASURES per (run, protocol): "last", "round N" or "mean of last N" (rounds).
+
+    There is no "best": choosing a round by its test accuracy is choosing on the test set. In a mean of rounds,
+    `round` is the last of them, `clients` the fewest, and `worst_client` -1 unless it is the same in all.
+
+    Raises:
+      InputError: another `when`, or a run that lacks the rounds.
+    """
+    _require(measured, MEASURES.names)
+    kind, number = parse_rounds(when)
+    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in measured.sort_by("round").to_pylist():
+        runs.setdefault(tuple(row[name] for name in (*RUN, "protocol")), []).append(row)
+    chosen = []
+    for rows in runs.values():
+        found = rows[-number:] if kind == "last" else [row for row in rows if row["round"] == number]
+        if len(found) < (number if kind == "last" else 1):
+            raise InputError(
+                f"the run {rows[0]['cell']} (seeds {rows[0]['partition_seed']}, {rows[0]['seed']}) has no {when!r}: "
+                f"it holds {len(rows)} rounds up to {rows[-1]['round']}; choose 'last' or train longer"
+            )
+        chosen.append(found[0] if len(found) == 1 else _mean(found))
+    return pa.Table.from_pylist(chosen, MEASURES)
+
+
+def parse_rounds(when: str) -> tuple[str, int]:
+    """("round", N) for "round N", ("last", N) for "mean of last N", ("last", 1) for "last"; else InputError."""
+    fixed, mean = re.fullmatch(r"round ([1-9]\d*)", when), re.fullmatch(r"mean of last ([1-9]\d*)", when)
+    if fixed:
+        return "round", int(fixed[1])
+    if mean or when == "last":
+        return "last", int(mean[1]) if mean else 1
+    raise InputError(f"rounds are chosen by 'last', 'round N' or 'mean of last N' (got {when!r}); use 'last'")
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    spread = {name: float(np.mean([row[name] for row in rows])) for name in Summary._fields}
+    worst = {row["worst_client"] for row in rows}
+    return {
+        **rows[-1],
+        **spread,
+        "worst_client": worst.pop() if len(worst) == 1 else -1,
+        "clients": min(row["clients"] for row in rows),
+        "identical": all(row["identical"] for row in rows),
+    }
+
+
+def interval(values: np.ndarray, partition_seeds: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
+    """Mean over partitions (of their means over training seeds) and its 95 % interval.
+
+    From BOOTSTRAP_FROM distinct partition means on: hierarchical bootstrap-t, partitions and the runs within each
+    resampled. With fewer: Student's t over the partition means. With one partition: no interval.
+    Measured coverage (4,000 simulations each, standard error 0.3 %; partition and training effects, 1 or 3 seeds a
+    partition), in %:
+      partitions        3          5          10         20
+      normal            95.2-95.4  94.9-95.0  94.4-94.8  94.7-95.1
+      beta(2, 6)        93.6-94.8  93.4-95.6  94.0-95.6  94.7-95.2
+      lognormal(0.6)    91.7-94.8  90.3-95.1  92.8-94.6  93.2-94.2
+    If 2 seeds serve all partitions and act alike on them, with 0.3 (0.5) of the partitions' standard deviation, it
+    is 93 (90) with 5 partitions and 87 (73) with 20, since more partitions do not average a seed out.
+
+    Args:
+      values: f[N], one a run; partition_seeds: i[N]. Runs of one partition differ in their training seed.
+    """
+    return _interval(np.asarray(values, np.float64), np.asarray(partition_seeds), resamples)[0]
+
+
+def _interval(values: np.ndarray, clusters: np.ndarray, resamples: int) -> tuple[Estimate, float]:
+    """The estimate, and the confidence that the true mean has the other sign than the estimated one."""
+    undefined = int((~np.isfinite(values)).sum())
+    if undefined or not len(values):
+        told = f"{undefined} of {len(values)} runs have no accuracy" if undefined else "no runs"
+        return Estimate(_NAN, _NAN, _NAN, len(values), told, len(np.unique(clusters))), _NAN
+    groups = [values[clusters == cluster] for cluster in np.unique(clusters)]
+    means = np.array([group.mean() for group in groups])
+    mean, count = float(means.mean()), len(means)
+    if count == 1:
+        told = "one partition seed: how results vary between partitions is unknown; add partition seeds"
+        return Estimate(mean, _NAN, _NAN, len(values), told, 1), _NAN
+    bootstrap = len(np.unique(means)) >= BOOTSTRAP_FROM
+    low, high, flip = _bootstrap_t(groups, resamples) if bootstrap else _student_t(means)
+    method = "bootstrap-t" if bootstrap else "t"
+    return Estimate(mean, low, high, len(values), "", count, method), flip
+
+
+def _student_t(means: np.ndarray) -> tuple[float, float, float]:
+    """Low, high and confidence in the other sign, from the partition means alone (exact for normal ones)."""
+    mean, freedom, error = means.mean(), len(means) - 1, _standard_error(means)
+    if error == 0:
+        return float(mean), float(mean), 0.0 if mean else 0.5
+    half = stdtrit(freedom, (1 + LEVEL) / 2) * error
+    return float(mean - half), float(mean + half), float(stdtr(freedom, -abs(mean) / error))
+
+
+def _bootstrap_t(groups: Sequence[np.ndarray], resamples: int) -> tuple[float, float, float]:
+    """Low, high and confidence in the other sign: partitions are resampled, then the runs within each.
+
+    Studentised by the standard error of each resample (Davison & Hinkley, 1997, section 5.2.1): percentiles of
+    the resampled means would be too narrow. Always the same random numbers.
+    """
+    means = np.array([group.mean() for group in groups])
+    mean = means.mean()
+    drawn = _resampled_means(groups, resamples)
+    errors = _standard_error(drawn)
+    kept = errors > 0  # a resample of one partition alone has no spread
+    ratios = (drawn.mean(axis=1)[kept] - mean) / errors[kept]
+    draws = mean - _standard_error(means) * ratios
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high), float((draws * np.sign(mean) < 0).mean())
+
+
+def _resampled_means(groups: Sequence[np.ndarray], resamples: int) -> np.ndarray:
+    """f64[resamples, partitions]: means of resampled runs of resampled partitions."""
+    random = np.random.default_rng(0)
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    chosen = random.integers(len(groups), size=(resamples, len(groups)))[..., None]
+    size = sizes[chosen]
+    runs = (random.random((resamples, len(groups), sizes.max())) * size).astype(np.int64)
+    counted = np.arange(sizes.max()) < size
+    return (padded[chosen, runs] * counted).sum(axis=2) / size[..., 0]
+
+
+def _standard_error(means: np.ndarray) -> Any:
+    """Of the mean of f64[..., partitions], over the last axis; 0 where rounding alone tells them apart."""
+    spread = means.std(axis=-1, ddof=1)
+    return np.where(spread > 1e-12, spread, 0.0) / means.shape[-1] ** 0.5
+
+
+def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[str] = ("model", "rule")) -> Paired:
+    """Difference a - b of a measure over runs with the same (partition_seed, seed).
+
+    Args:
+      a, b: `pick`ed rows of one setting each.
+      varying: the columns of SETTING in which a and b may differ.
+
+    Raises:
+      InputError: an unknown measure, an empty side, a side of several settings, sides that differ in another
+        column than `varying`, or two rows of a side with the same seeds.
+    """
+    if measure not in Summary._fields[:-1]:
+        raise InputError(f"measure must be one of {', '.join(Summary._fields[:-1])} (got {measure!r})")
+    settings = {side: _setting(side, table) for side, table in (("a", a), ("b", b))}
+    for name in set(SETTING) - set(varying):
+        if settings["a"][name] != settings["b"][name]:
+            raise InputError(
+                f"sides a and b differ in {name} ({settings['a'][name]!r} and {settings['b'][name]!r}); compare "
+                f"runs of one {name}, or name it in `varying` where the difference is meant"
+            )
+    of_a, of_b = _by_seeds("a", a, measure), _by_seeds("b", b, measure)
+    common = sorted(of_a.keys() & of_b.keys())
+    unmatched = [Unmatched("a", *seeds) for seeds in sorted(of_a.keys() - of_b.keys())]
+    unmatched += [Unmatched("b", *seeds) for seeds in sorted(of_b.keys() - of_a.keys())]
+    values = np.array([(of_a[seeds], of_b[seeds]) for seeds in common]).reshape(-1, 2)
+    partitions = np.array([partition for partition, _ in common], np.int64)
+    difference, flip = _interval(values[:, 0] - values[:, 1], partitions, RESAMPLES)
+    return Paired(
+        difference, interval(values[:, 0], partitions), interval(values[:, 1], partitions), flip, tuple(unmatched)
+    )
+
+
+def _setting(side: str, table: pa.Table) -> dict[str, Any]:
+    """The one value of each column of SETTING."""
+    _require(table, MEASURES.names)
+    found = {name: table[name].unique().to_pylist() for name in SETTING}
+    if not len(table):
+        raise InputError(f"side {side} of the comparison holds no run; check the selection")
+    for name, values in found.items():
+        if len(values) > 1:
+            raise InputError(f"side {side} mixes {name} {values}; compare runs of one {name} at a time")
+    return {name: values[0] for name, values in found.items()}
+
+
+def _by_seeds(side: str, table: pa.Table, measure: str) -> dict[tuple[int, int], float]:
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in table.to_pylist():
+        twin = found.setdefault((row["partition_seed"], row["seed"]), row)
+        if twin is not row:
+            raise InputError(
+                f"side {side} has two rows for partition_seed {row['partition_seed']}, seed {row['seed']}: cell "
+                f"{twin['cell']!r}, round {twin['round']}, and cell {row['cell']!r}, round {row['round']}; pick "
+                "one round, and select one cell"
+            )
+    return {seeds: row[measure] for seeds, row in found.items()}
+
+
+def variance_shares(values: np.ndarray, partition_seeds: np.ndarray) -> Shares:
+    """How much of the variance is the partition's and how much the training seed's.
+
+    One-way random effects, unbalanced, by the analysis of variance (Searle, Casella & McCulloch, 1992, ch. 3).
+
+    Args:
+      values: f[N], one a run; partition_seeds: i[N].
+    """
+    values, clusters = np.asarray(values, np.float64), np.asarray(partition_seeds)
+    groups = [values[clusters == cluster] for cluster in np.unique(clusters)]
+    sizes = np.array([len(group) for group in groups])
+    reason = _no_shares(values, sizes)
+    if reason:
+        return Shares(_NAN, _NAN, _NAN, _NAN, False, reason)
+    means, runs = np.array([group.mean() for group in groups]), len(values)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (runs - len(groups))
+    between = float(sizes @ (means - values.mean()) ** 2) / (len(groups) - 1)
+    partition = (between - within) / ((runs - (sizes**2).sum() / runs) / (len(groups) - 1))
+    clipped, partition = partition < 0, max(partition, 0.0)
+    total = partition + within
+    return Shares(partition, within, partition / total, within / total, bool(clipped))
+
+
+def _no_shares(values: np.ndarray, sizes: np.ndarray) -> str:
+    if not np.isfinite(values).all():
+        return f"{(~np.isfinite(values)).sum()} of {len(values)} runs have no accuracy"
+    if len(sizes) < 2:
+        return f"{len(sizes)} partition seeds; at least 2 are needed"
+    if sizes.max() == 1:
+        return "one training seed per partition: the two sources cannot be told apart; add training seeds"
+    if np.ptp(values) < 1e-12:
+        return "all runs have the same value: there is no variance to share out"
+    return ""
+
+
+def _require(table: pa.Table, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"the table lacks the column {missing[0]!r} (it has {', '.join(table.column_names) or 'none'}); give "
+            "a table as this package writes it"
+        )

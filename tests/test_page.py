@@ -1,0 +1,295 @@
+"""The page and the command that writes it: in a browser, without a network, whatever the data hold."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import synthetic
+
+from fedjax_paradox import cli
+from fedjax_paradox.report import page
+from fedjax_paradox.storage import results
+
+CLAIMS = Path(__file__).parent.parent / "experiments" / "paper" / "claims.yaml"
+EVIL = "</script><script>document.title='owned'</script><img src=x onerror=document.title='owned'>\"'&{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    synthetic.write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return synthetic.write_run(place, out, "grid.alpha=[0.1, 1.0, 10.0]", "grid.rule=null")
+
+
+@pytest.fixture(scope="module")
+def report(run, place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    page.write([run], out, CLAIMS, place / "cache")
+    return out
+
+
+@pytest.fixture
+def call(place, tmp_path, monkeypatch, capfd):
+    """call(argument, ...) -> (exit code, standard output, standard error) of `fedjax-paradox report`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("FEDJAX_PARADOX_CACHE", str(place / "cache"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedjax-paradox", "report", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+class Tags(HTMLParser):
+    """Every element that was opened, with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+# The files
+
+
+def test_the_page_stands_alone(report):
+    text = (report / page.PAGE).read_text(encoding="utf-8")
+    tags = Tags(text)
+    links = [attributes[name] for _, attributes in tags.found for name in ("src", "href") if name in attributes]
+    assert links
+    assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in links)
+    assert not tags.all("link")
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_the_page_can_be_read_without_seeing_it(report):
+    tags = Tags((report / page.PAGE).read_text(encoding="utf-8"))
+    assert all(len(image["alt"]) > 20 for image in tags.all("img"))
+    assert len(tags.all("caption")) == len(tags.all("table")) > 5
+    assert len(tags.all("figcaption")) == len(tags.all("figure")) == len(tags.all("img")) == 5
+    assert all(head.get("scope") == "col" for head in tags.all("th"))
+    levels = [int(tag[1]) for tag, _ in tags.found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_the_order_of_the_page(report):
+    text = (report / page.PAGE).read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="(\w+)">', text)
+    assert sections == ["run", "claims", "accuracy", "figures", "audit", "methods", "every"]
+    assert sections == re.findall(r'<li><a href="#(\w+)">', text)
+
+
+def test_every_file_is_there(report):
+    names = set(contents(report))
+    figures = ("gap-against-alpha", "learning-curves", "clients-by-class", "clients", "protocols")
+    protocols = ("train-rows", "label-filtered", "label-matched", "holdout", "global")
+    assert names == {
+        "report.html",
+        "report.md",
+        *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),
+        *(f"tables/accuracy-{name}.tex" for name in protocols),
+        "tables/claims.tex",
+        "tables/audit.tex",
+    }
+    markdown = (report / page.TEXT).read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((figures/.*?)\)", markdown)) == {name for name in names if name.endswith(".svg")}
+
+
+def test_the_same_input_gives_the_same_bytes(run, place, report, tmp_path):
+    page.write([run], tmp_path, CLAIMS, place / "cache")
+    assert contents(tmp_path) == contents(report)
+
+
+# Data that would be markup
+
+
+@pytest.fixture(scope="module")
+def hostile(place, run, tmp_path_factory):
+    folder = shutil.copytree(run, tmp_path_factory.mktemp("hostile") / "r<b>u")
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    names = {"name: made-up": f"name: {json.dumps(EVIL)}", "  name: news": f"  name: {json.dumps(EVIL)}"}
+    for before, after in names.items():
+        assert before in text
+        text = text.replace(before, after, 1)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    record = {**synthetic.RECORD, "platform": EVIL, "packages": {EVIL: EVIL}, "devices": [EVIL]}
+    (folder / "experiment.json").write_text(json.dumps(record), encoding="utf-8")
+    table = results.read(folder)
+    corpus = table.schema.get_field_index("corpus")
+    results.write(folder, [table.set_column(corpus, "corpus", pa.array([EVIL] * table.num_rows))])
+    out = tmp_path_factory.mktemp("hostile-report")
+    page.write([folder, folder / "no<i>run"], out, None, place / "cache")
+    return out
+
+
+def test_data_are_text_on_the_page(hostile):
+    text = (hostile / page.PAGE).read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert len(tags.all("script")) == 1
+    assert not [image for image in tags.all("img") if "onerror" in image]
+    assert not tags.all("i") + tags.all("b")
+    assert "&lt;/script&gt;" in text
+    assert "{{7*7}}" in text
+    assert "no&lt;i&gt;run" in text  # the folder that was left out
+    assert "</script>" not in (hostile / page.TEXT).read_text(encoding="utf-8").replace(r"\</script\>", "")
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """browse(file, script) -> the DOM after the page's own scripts and `script`, and what the console said."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    switches = ["no-first-run", "disable-background-networking", "disable-component-update", "disable-sync"]
+    switches += ["headless", "no-sandbox", "disable-gpu", "disable-quic", "dump-dom", "enable-logging=stderr", "v=0"]
+
+    def open_(file, script="", width=1200):
+        folder = tmp_path_factory.mktemp("browser")
+        watch = "<script>window.onerror = m => document.body.setAttribute('data-error', m)</script>"
+        text = file.read_text(encoding="utf-8").replace("<body>", f"<body>{watch}")
+        text = text.replace("</body>", f"<script>{script}</script></body>")
+        (folder / "page.html").write_text(text, encoding="utf-8")
+        command = [chromium, *(f"--{switch}" for switch in switches), f"--user-data-dir={folder / 'user'}"]
+        command += [f"--window-size={width},900", (folder / "page.html").as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        assert "data-error" not in done.stdout.replace("'data-error'", "")
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return open_
+
+
+@pytest.mark.chromium
+def test_the_figures_are_drawn(browse, report):
+    script = "const n = [...document.images].filter(i => i.complete && i.naturalWidth > 300).length;"
+    script = f"addEventListener('load', () => {{ {script} document.title = 'drawn ' + n; }});"
+    assert "<title>drawn 5</title>" in browse(report / page.PAGE, script)
+
+
+SORT = """
+const table = document.getElementById("accuracy-label-matched");
+const column = name => [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === name);
+const read = name => [...table.tBodies[0].rows].map(row => row.cells[column(name)].textContent);
+const told = {};
+for (const name of ["model", "α", "gap"]) {
+  const head = table.tHead.rows[0].cells[column(name)];
+  head.querySelector("button").click();
+  told[name] = [read(name), head.getAttribute("aria-sort")];
+  head.querySelector("button").click();
+  told[name + " back"] = [read(name), head.getAttribute("aria-sort")];
+}
+told.marked = table.querySelectorAll("[aria-sort]").length;
+document.title = JSON.stringify(told);
+"""
+
+
+@pytest.mark.chromium
+def test_tables_sort(browse, report):
+    dom = browse(report / page.PAGE, SORT)
+    told = json.loads(re.search("<title>(.*?)</title>", dom)[1])
+    for name in ("model", "α", "gap"):
+        values, direction = told[name]
+        keys = values if name == "model" else [float(value.split(" ")[0]) for value in values]
+        assert keys == sorted(keys)
+        assert len(set(keys)) > 1
+        assert direction == "ascending"
+        values, direction = told[f"{name} back"]
+        keys = values if name == "model" else [float(value.split(" ")[0]) for value in values]
+        assert keys == sorted(keys, reverse=True)
+        assert direction == "descending"
+    assert [float(value) for value in told["α"][0]] == [0.1, 0.1, 1.0, 1.0, 10.0, 10.0]  # as numbers, not as text
+    assert told["marked"] == 1
+
+
+@pytest.mark.chromium
+def test_the_page_fits_a_phone(browse, report):
+    """A frame, since a headless window is not made narrower than 500 pixels."""
+    script = """
+const frame = document.createElement("iframe");
+frame.style.width = "390px";
+frame.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*?<\\/script>/g, "");
+frame.onload = () => {
+  const inner = frame.contentDocument.documentElement;
+  document.title = "phone " + inner.clientWidth + " " + inner.scrollWidth;
+};
+document.body.append(frame);
+"""
+    source = (report / page.PAGE).read_text(encoding="utf-8")
+    free = report.parent / "unframed.html"  # the policy of the page forbids frames, as it should
+    free.write_text(re.sub("<meta http-equiv.*?>", "", source), encoding="utf-8")
+    width, needed = re.search(r"<title>phone (\d+) (\d+)</title>", browse(free, script)).groups()
+    assert 370 <= int(width) <= 390
+    assert int(needed) <= int(width)
+
+
+@pytest.mark.chromium
+def test_data_do_not_act(browse, hostile):
+    dom = browse(hostile / page.PAGE)
+    assert "<title>owned" not in dom
+
+
+# The command
+
+
+def test_the_command_writes_beside_the_run(call, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    before = contents(folder)
+    code, said, _ = call(folder)
+    assert code == 0
+    assert said.splitlines() == [f"Report: {folder / 'report' / 'report.html'}"]
+    after = contents(folder)
+    assert {name: data for name, data in after.items() if not name.startswith("report/")} == before
+    assert after["report/report.html"]
+
+
+def test_mistakes_exit_with_2(call, run, tmp_path):
+    """Cheapest first: only the last one draws figures before it can know."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "claims.yaml").write_text("- id: 3\n")
+    mistakes = {
+        (tmp_path / "nowhere",): "no folder with results",
+        (run, tmp_path): "--out",
+        (run, "--claims", tmp_path / "claims.yaml"): "claims",
+        (run, "--claims", tmp_path / "none.yaml"): "cannot read the claims",
+        (run, "--out", tmp_path / "file"): "cannot be written",
+    }
+    for arguments, told in mistakes.items():
+        code, _, complaint = call(*arguments)
+        assert code == 2, arguments
+        assert complaint.startswith("error: ")
+        assert told in complaint
+    assert not (run / "report").exists()

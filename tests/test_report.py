@@ -1,0 +1,340 @@
+"""What a report reads, and what it says: folders, tables, figures, against the table and `fairness.summarise`."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import synthetic
+
+from fedjax_paradox.config import load
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.evaluation.fairness import summarise
+from fedjax_paradox.report import drawing, figures, statistics, tables
+from fedjax_paradox.report.content import gather
+from fedjax_paradox.report.folders import labelled, read_folders
+from fedjax_paradox.report.tables import Table
+from fedjax_paradox.storage import results
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    synthetic.write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(place, tmp_path_factory):
+    return synthetic.write_run(place, tmp_path_factory.mktemp("runs") / "full")
+
+
+@pytest.fixture(scope="module")
+def content(full, place):
+    return gather([full], None, place / "cache")
+
+
+@pytest.fixture
+def copy(full, tmp_path):
+    return shutil.copytree(full, tmp_path / "copy")
+
+
+def small(place, out, *overrides, **more):
+    """One cell, unless an override sweeps."""
+    fixed = ("grid.model=null", "grid.alpha=null", "grid.rule=null", "grid.partition_seed=null", "rounds=2")
+    return synthetic.write_run(place, out, *fixed, *overrides, **more)
+
+
+# Folders
+
+
+def test_a_folder_is_read_as_it_was_written(full):
+    reading = read_folders([full, full])
+    assert reading.left_out == reading.notes == []
+    assert len(reading.folders) == 1
+    key = [(name, "ascending") for name in ("cell", "round", "protocol", "client")]
+    assert reading.table.sort_by(key).equals(results.read(full).sort_by(key))
+    assert labelled(reading).equals(reading.table)  # nothing varies that has no column
+
+
+def test_folders_of_other_seeds_are_merged(place, full, tmp_path):
+    more = synthetic.write_run(place, tmp_path / "more", "grid.partition_seed=[7]")
+    table = labelled(read_folders([full, more]))
+    assert table.num_rows == results.read(full).num_rows + results.read(more).num_rows
+    rows = tables.summarised(statistics.pick(statistics.measures(table), "last"))
+    assert {row.estimates["gap"].runs for row in rows} == {4}
+
+
+def test_settings_without_a_column_are_not_averaged_together(place, tmp_path):
+    one = small(place, tmp_path / "one", "partition_seed=1")
+    two = small(place, tmp_path / "two", "partition_seed=2", "local.objective=fedprox", "local.mu=0.01")
+    reading = read_folders([one, two])
+    rules = set(labelled(reading)["rule"].to_pylist())
+    assert rules == {
+        "fedavg, local.objective=cross_entropy, local.mu=0.0",
+        "fedavg, local.objective=fedprox, local.mu=0.01",
+    }
+    assert set(reading.table["rule"].to_pylist()) == {"fedavg"}
+    assert len(set(reading.table["cell"].to_pylist())) == 2
+
+
+def test_cells_of_one_name_stay_apart(place, tmp_path):
+    reading = read_folders([small(place, tmp_path / f"{seed}", f"partition_seed={seed}") for seed in (1, 2)])
+    assert sorted(reading.origin.values()) == [(0, "single"), (1, "single")]
+    assert len(set(reading.table["cell"].to_pylist())) == 2
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_same_run_twice_is_shown_once_and_longer(place, tmp_path, swap):
+    short = small(place, tmp_path / "short", rounds=1)
+    long = small(place, tmp_path / "long")
+    reading = read_folders([long, short] if swap else [short, long])
+    assert reading.table["round"].unique().to_pylist() == [1, 2]
+    assert len(reading.notes) == 1
+    assert "more rounds" in reading.notes[0]
+    assert reading.origin.keys() == reading.labels.keys() == set(reading.table["cell"].to_pylist())
+
+
+def test_an_unfinished_folder_says_how_far_it_is(place, tmp_path):
+    reading = read_folders([synthetic.write_run(place, tmp_path / "half", rounds=3)])
+    assert set(reading.folders[0].unfinished.values()) == {(3, 4)}
+
+
+def test_a_cell_that_has_not_begun_is_at_round_0(copy):
+    table = results.read(copy)
+    first = table["cell"][0].as_py()
+    results.write(copy, [table.filter(pa.array(table["cell"].to_numpy() != first))])
+    assert read_folders([copy]).folders[0].unfinished == {first: (0, 4)}
+
+
+def test_other_files_under_one_name_are_told(place, full, tmp_path):
+    synthetic.write_corpus(tmp_path / "other")
+    other = synthetic.write_run(tmp_path / "other", tmp_path / "run", "grid.partition_seed=[7]")
+    notes = read_folders([full, other]).notes
+    assert len(notes) == 1
+    assert str(place) in notes[0]
+
+
+def damage_parquet(folder):
+    (folder / "clients.parquet").write_bytes(b"PAR1 and no more")
+
+
+def drop_column(folder):
+    pq.write_table(results.read(folder).drop_columns("train_rows"), folder / "clients.parquet")
+
+
+def rewrite(folder, name, change):
+    table = results.read(folder)
+    values = table[name].to_pylist()
+    place = table.schema.get_field_index(name)
+    results.write(
+        folder, [table.set_column(place, results.SCHEMA.field(name), pa.array(change(values), table[name].type))]
+    )
+
+
+DAMAGE = {
+    "no run": lambda folder: (folder / "experiment.json").unlink(),
+    "no json": lambda folder: (folder / "experiment.json").write_text("{"),
+    "no object": lambda folder: (folder / "experiment.json").write_text("[]"),
+    "no config": lambda folder: (folder / "config.yaml").unlink(),
+    "another config": lambda folder: (folder / "config.yaml").write_text("name: other\n"),
+    "no table": lambda folder: (folder / "clients.parquet").unlink(),
+    "damaged table": damage_parquet,
+    "a column less": drop_column,
+    "a value less": lambda folder: rewrite(folder, "rule", lambda values: [None, *values[1:]]),
+    "a client less": lambda folder: results.write(folder, [results.read(folder).slice(1)]),
+    "a client twice": lambda folder: rewrite(folder, "client", lambda values: [values[1], *values[1:]]),
+    "more than all": lambda folder: rewrite(folder, "correct", lambda values: [1e9, *values[1:]]),
+    "not a number": lambda folder: rewrite(folder, "correct", lambda values: [float("nan"), *values[1:]]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_folder_is_left_out_and_named(kind, copy, place, tmp_path):
+    DAMAGE[kind](copy)
+    with pytest.raises(InputError, match="no folder with results"):
+        read_folders([copy])
+    reading = read_folders([small(place, tmp_path / "good"), copy])
+    assert len(reading.folders) == len(reading.left_out) == 1
+    assert str(copy) in reading.left_out[0]
+
+
+def test_a_folder_that_is_not_there_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="is no output folder"):
+        read_folders([tmp_path / "nowhere"])
+
+
+# Tables
+
+
+def test_the_numbers_are_those_of_summarise(full, content):
+    """Tables against a sum over rows that shares no code with `statistics`; equal to the last digit shown."""
+    wanted: dict[tuple, list] = {}
+    rows = results.read(full).to_pylist()
+    last = max(row["round"] for row in rows)
+    cells: dict[tuple, list] = {}
+    for row in rows:
+        if row["round"] == last and row["train_rows"] > 0:
+            key = (row["protocol"], row["model"], row["rule"], row["alpha"], row["partition_seed"])
+            cells.setdefault(key, []).append((row["correct"], row["total"]))
+    for key, pairs in cells.items():
+        wanted.setdefault(key[:-1], []).append(summarise(*np.array(pairs).T))
+    shown = {}
+    for table in content.accuracy:
+        protocol = table.caption.split(" under ")[1].split(" after ")[0]
+        for line in table.rows:
+            told = dict(zip(table.columns, line, strict=True))
+            numbers = [told[name].split(" ")[0].rstrip("*") for name in ("avg", "worst", "gap")]
+            shown[protocol, told["model"], told["rule"], float(told["α"])] = (told["runs"], *numbers)
+    expected = {
+        key: (str(len(found)), *(f"{100 * np.mean([getattr(s, n) for s in found]):.1f}" for n in tables.MEASURES))
+        for key, found in wanted.items()
+    }
+    assert shown == expected
+
+
+def test_a_gap_that_is_zero_by_construction_is_marked(content):
+    table = next(table for table in content.accuracy if table.name == "accuracy-global")
+    assert {line[-1] for line in table.rows} == {"0.0 [0.0, 0.0]*"}
+    assert "whatever the model" in table.notes[0]
+    matched = next(table for table in content.accuracy if table.name == "accuracy-label-matched")
+    assert not any("*" in line[-1] for line in matched.rows)
+
+
+def test_one_partition_gives_a_point_and_the_reason_for_no_interval(place, tmp_path):
+    content = gather([small(place, tmp_path / "one")], None, place / "cache")
+    table = content.accuracy[0]
+    assert all("[" not in entry for line in table.rows for entry in line)
+    assert "one partition seed" in " ".join(table.notes)
+
+
+TROUBLE = r"a_b & 50% #1 {x} ~^\ <i>|α – é 中"
+
+
+def test_latex_and_markdown_hold_any_text():
+    table = Table("t", TROUBLE, [TROUBLE, "n"], [False, True], [[TROUBLE, "1"]], [TROUBLE])
+    latex = tables.latex(table)
+    assert r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
+    assert latex.isascii()
+    line = tables.markdown(table).splitlines()[4]
+    assert line.replace(r"\|", "").count("|") == 3
+    assert r"\<i\>" in line
+
+
+def test_latex_compiles(content, tmp_path):
+    if not (pdflatex := shutil.which("pdflatex")):
+        pytest.skip("no pdflatex on this machine")
+    odd = Table("t", TROUBLE, [TROUBLE, "n"], [False, True], [[TROUBLE, "1"]], [TROUBLE])
+    body = "\n".join(map(tables.latex, [*content.accuracy, odd]))
+    (tmp_path / "a.tex").write_text(rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}")
+    command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# Audit
+
+
+def test_the_audit_counts_partitions(content):
+    told = {tuple(line[:2]): line[2:] for line in content.audit.rows}
+    assert told["global", "gap-zero-by-construction"] == ["3 of 3", "3 of 3"]
+    assert len(content.partitions) == 6
+    assert content.no_audit == []
+
+
+def test_a_corpus_that_changed_is_not_audited(place, tmp_path):
+    shutil.copytree(place, tmp_path / "corpus")
+    run = small(tmp_path / "corpus", tmp_path / "run")
+    synthetic.write_corpus(tmp_path / "corpus", rows=2400)
+    content = gather([run], None, tmp_path / "cache")
+    assert content.audit is None
+    assert "has changed since" in content.no_audit[0]
+    picture = next(picture for picture in content.pictures if picture.name == "clients-by-class")
+    assert "could not be read again" in picture.caption
+
+
+def test_a_corpus_that_is_gone_is_one_line(place, tmp_path):
+    shutil.copytree(place, tmp_path / "corpus")
+    run = small(tmp_path / "corpus", tmp_path / "run")
+    shutil.rmtree(tmp_path / "corpus")
+    content = gather([run], None, tmp_path / "cache")
+    assert content.audit is None
+    assert len(content.no_audit) == 1
+    assert "cannot be read" in content.no_audit[0]
+    assert content.accuracy
+
+
+# Figures
+
+
+def test_every_figure_where_there_are_data_for_it(content):
+    names = [picture.name for picture in content.pictures]
+    assert names == ["gap-against-alpha", "learning-curves", "clients-by-class", "clients", "rules", "protocols"]
+    assert all(picture.alt and picture.caption for picture in content.pictures)
+
+
+def test_no_figure_without_data_for_it(place, tmp_path):
+    content = gather([small(place, tmp_path / "one", "rounds=1", "protocols=[global]")], None, place / "cache")
+    assert [picture.name for picture in content.pictures] == ["gap-against-alpha", "clients-by-class", "clients"]
+    axis = content.pictures[0].figure.axes[0]
+    assert [len(line.get_xdata()) for line in axis.containers[0].lines[:1]] == [1]  # the point of the one alpha
+
+
+def test_the_gap_against_the_number_of_clients(place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.num_clients=[5, 20]", "protocols=[label_matched]")
+    content = gather([run], None, place / "cache")
+    picture = next(picture for picture in content.pictures if picture.name == "gap-against-clients")
+    (line,) = picture.figure.axes[0].containers
+    told = {entry[content.accuracy[0].columns.index("K")]: entry[-1] for entry in content.accuracy[0].rows}
+    assert line.lines[0].get_xdata().tolist() == [5, 20]
+    assert [f"{gap:.1f}" for gap in line.lines[0].get_ydata()] == [told["5"], told["20"]]
+    assert f"5 clients {told['5']}" in picture.alt
+
+
+def test_no_point_of_a_gap_is_cut_off(content):
+    for name in ("gap-against-alpha", "rules", "protocols"):
+        figure = next(picture.figure for picture in content.pictures if picture.name == name)
+        for axis in figure.axes:
+            low, high = axis.get_ylim()
+            for container in axis.containers:
+                assert (container.lines[0].get_ydata() > low).all()
+                assert (container.lines[0].get_ydata() < high).all()
+
+
+def test_the_worst_client_is_told_where_it_changes():
+    curve = figures.Curve(np.arange(1, 6), np.full(5, 0.9), np.full(5, 0.4), np.array([3, 3, 7, 7, 3]))
+    axis = figures.learning_curves({"run": curve}).axes[0]
+    assert [(text.get_text(), text.xy[0]) for text in axis.texts] == [("3", 1), ("7", 3), ("3", 5)]
+
+
+@pytest.mark.parametrize("clients", [1, 50])
+def test_a_heat_map_of_few_and_many_clients(clients):
+    counts = np.zeros((clients, 3), np.int64)
+    counts[:, 1] = 5
+    accuracy = np.full(clients, np.nan)
+    accuracy[0] = 0.5
+    grid = figures.Grid(("a", "$b", "_c"), counts, counts.sum(axis=1), {"m": accuracy})
+    assert drawing.save(figures.clients_by_class(grid))["svg"].startswith(b"<?xml")
+
+
+# Claims and what was run
+
+
+def test_claims_are_judged_on_the_runs(place, tmp_path):
+    claims = Path(__file__).parent.parent / "experiments" / "paper" / "claims.yaml"
+    content = gather([small(place, tmp_path / "one")], claims, place / "cache")
+    assert {claim.verdict for claim in content.claims} == {"no data"}
+    assert len(content.verdicts.rows) == sum(len(claim.reasons) for claim in content.claims)
+
+
+def test_what_was_run_is_told(full, content):
+    facts = dict(content.runs[0].facts)
+    assert facts["partition seed"] == "42, 43, 44"
+    assert facts["config hash"] == json.loads((full / "experiment.json").read_text())["hash"]
+    assert "jax 0.10.2" in facts["versions"]
+    (full.parent / "again.yaml").write_text(content.runs[0].config)
+    assert load(full.parent / "again.yaml") == load(full / "config.yaml")
