@@ -99,7 +99,7 @@ def headline(table: pa.Table) -> str:
 
 def accuracies(table: pa.Table) -> Table:
     """Average, worst and gap of every cell's last round under every protocol, in per cent."""
-    view = Table(title="Accuracy of the clients after the last round (%); client: which one is the worst")
+    view = Table(title="Accuracy of the clients after the last round, in % (client: the worst)")
     for name in ("cell", "protocol"):
         view.add_column(name, overflow="fold")
     for name in ("avg", "worst", "gap", "client"):
