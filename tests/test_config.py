@@ -364,8 +364,9 @@ def test_paper_files_hold_the_published_grid_and_settings(path):
         assert (cell.seed, cell.partition_seed, cell.participation) == (42, 42, 1.0)
         assert cell.rounds == (20 if "e5_fedavgw" in path else 50)
         assert {"train_rows", "label_filtered"} <= set(cell.protocols)
-    models = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))["models"]
-    assert all(set(model["local"]) == set(SGD) for model in models.values())
+    written = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+    swept = {axis.removeprefix("local.") for axis in written["grid"] if axis.startswith("local.")}
+    assert all({*model["local"], *swept} == set(SGD) for model in written["models"].values())
 
 
 def test_the_distilbert_command_in_the_header_of_e4():
