@@ -56,8 +56,8 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
     Work is counted in FLOPs, so that the time left holds across models of different cost.
     """
     rounds = [program.cells[0].rounds for program in programs]
-    train = [3 * cost.row_flops for cost in costs]  # forward once, backward twice
-    evaluate = [c.row_flops * len(p.predicted) * len(p.cells) for c, p in zip(costs, programs, strict=True)]
+    train = [cost.train_flops for cost in costs]
+    evaluate = [c.predict_flops * len(p.predicted) * len(p.cells) for c, p in zip(costs, programs, strict=True)]
     a_round = [t * cost.rows + e for t, cost, e in zip(train, costs, evaluate, strict=True)]
     total = sum(r * work for r, work in zip(rounds, a_round, strict=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

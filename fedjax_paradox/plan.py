@@ -1,5 +1,6 @@
 """What a program will cost before it runs: lanes, steps, waste, memory."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,13 +36,15 @@ class Plan(NamedTuple):
     rows: int  # trained in round 1, every epoch counting
     waste: float  # share of computed steps that train nothing
     memory: Memory
-    row_flops: float  # of one forward pass of one row
+    train_flops: float  # of one row's gradient
+    predict_flops: float  # of one row's prediction
 
 
 def plan(experiment: Experiment, program: Program) -> Plan:
     """Lanes, work and memory of a program's first round."""
     lengths = job_lengths(program)
     lanes = choose_lanes(experiment, program)
+    train_flops, predict_flops = _row_flops(program)
     return Plan(
         lanes=lanes,
         jobs=len(lengths),
@@ -49,7 +52,8 @@ def plan(experiment: Experiment, program: Program) -> Plan:
         rows=sum(int((job.steps >= 0).sum()) for job in plan_round(program, 1)[0]),
         waste=schedule.waste(lengths, lanes),
         memory=memory(program),
-        row_flops=_row_flops(program),
+        train_flops=train_flops,
+        predict_flops=predict_flops,
     )
 
 
@@ -92,12 +96,20 @@ def _activations(program: Program, params: Tree, frozen: Tree) -> int:
     return _bytes(jax.eval_shape(backward, one, frozen, tokens)) - _bytes(frozen)
 
 
-def _row_flops(program: Program) -> float:
+def _row_flops(program: Program) -> tuple[float, float]:
+    """FLOPs of one row's gradient and of one row's prediction, as the compiler counts them; nothing is compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)
     tokens = jax.ShapeDtypeStruct((1, program.data.tokens.shape[1]), jnp.int32)
-    lowered = jax.jit(program.model.apply).lower(one, frozen, tokens)
-    return float((lowered.cost_analysis() or {}).get("flops", 1.0))
+
+    def loss(leaves: Tree, frozen: Tree, tokens: jax.Array) -> jax.Array:
+        logits = program.model.apply(leaves, frozen, tokens, jax.random.key(0))
+        return masked_cross_entropy(logits, jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
+
+    def flops(function: Callable) -> float:
+        return float((jax.jit(function).lower(one, frozen, tokens).cost_analysis() or {}).get("flops", 1.0))
+
+    return flops(jax.grad(loss)), flops(program.model.apply)
 
 
 def _bytes(tree: Tree) -> int:

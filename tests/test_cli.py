@@ -372,7 +372,7 @@ def test_progress_counts_rows_and_the_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
     program = SimpleNamespace(cells=[SimpleNamespace(rounds=2)], predicted=np.zeros(30))
-    costs = [SimpleNamespace(row_flops=flops, rows=40) for flops in (1.0, 3.0)]
+    costs = [SimpleNamespace(train_flops=3 * flops, predict_flops=flops, rows=40) for flops in (1.0, 3.0)]
     table, _ = hand_made()
     screen = io.StringIO()
     # A round costs flops * (3 * 40 + 30): 150 and 450.
@@ -399,7 +399,7 @@ def test_a_log_hears_of_a_long_round_every_minute(monkeypatch):
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
     program = SimpleNamespace(cells=[SimpleNamespace(rounds=1)], predicted=np.zeros(30))
     screen = io.StringIO()
-    costs = [SimpleNamespace(row_flops=1.0, rows=4000)]
+    costs = [SimpleNamespace(train_flops=3.0, predict_flops=1.0, rows=4000)]
     with display.progress(Console(file=screen, width=150), [program], costs) as notify:
         for _ in range(10):
             now[0] += 25.0
