@@ -117,6 +117,7 @@ def _apply(
     updates = Updates(
         start=start,
         leaves={group: scale * jnp.eye(clients) for group in groups},
+        client=jnp.arange(clients, dtype=jnp.int32),
         rows=jnp.asarray(setting.train.sum(axis=1), jnp.float32),
         loss=jnp.asarray(loss, jnp.float32),
         class_counts=jnp.asarray(setting.train, jnp.float32),

@@ -115,6 +115,7 @@ Reference = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # a person's own pac
 Rule = Annotated[Text, AfterValidator(lambda text: format_call(*parse_call(text)))]
 Protocol = Literal["train_rows", "label_filtered", "label_matched", "holdout", "global"] | Reference
 Protocols = Annotated[tuple[Protocol, ...], Field(min_length=1)]
+ComputeType = Literal["float32", "bfloat16"]
 Classes = Annotated[tuple[Annotated[int, Field(strict=True)] | Text, ...], Field(min_length=2)]
 
 
@@ -170,6 +171,7 @@ class TextCNN(_Section):
     filters: Count = 100
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (3, 4, 5)
     dropout: Fraction = 0.5
+    compute_dtype: ComputeType = "float32"
     local: Local = Local()
 
 
@@ -183,6 +185,7 @@ class Transformer(_Section):
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
     head_dropout: Fraction = 0.2
+    compute_dtype: ComputeType = "float32"
     local: Local = Local()
 
 
@@ -194,6 +197,8 @@ class CustomModel(_Section):
     local: Local = Local()
 
 
+# Data to a compiled program, except that a rate of 0 draws no random bits.
+DROPOUT_RATES = ("dropout", "lora_dropout", "attention_dropout", "head_dropout")
 # The published DistilBERT values, where they differ from TextCNN's.
 _ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-5, "momentum": 0.0, "weight_decay": 0.01}
 _DISTILBERT = {"epochs": 1, "batch_size": 16, "drop_ragged": False} | _ADAMW
@@ -389,9 +394,11 @@ def _canonical(part: BaseModel, exclude: Any = None) -> str:
 
 def structure(cell: Cell) -> tuple[Hashable, ...]:
     """Cells with equal structure share one compiled program; everything else about them is data."""
-    shared = (_canonical(cell.corpus), cell.model, _canonical(cell.architecture), cell.rounds, cell.protocols)
+    shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.protocols)
+    architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
+    undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
     local = (cell.local.batch_size, cell.local.optimizer, cell.local.objective)
-    return (*shared, *local, cell.partition.holdout_fraction > 0)
+    return (*shared, architecture, undropped, *local, cell.partition.holdout_fraction > 0)
 
 
 def content_hash(experiment: Experiment) -> str:

@@ -81,7 +81,7 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
             else:
                 done += evaluate[event.program]
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
-                speed = f"{rows / event.seconds:,.0f} rows/s, {_clock(left)} left"
+                speed = f"{rows / event.seconds:,.0f} rows/s, {event.waste:.1%} wasted, {_clock(left)} left"
                 console.print(f"{where}: {speed}; {headline(event.table)}", markup=False)
                 rows, said = 0, time.monotonic()
             bar.update(task, completed=done, total=total, description=where)

@@ -1,14 +1,17 @@
 """What a program will cost before it runs: lanes, steps, waste, memory."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_paradox.config import Experiment
+from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.engine import start
+from fedjax_paradox.federated.lanes import Lanes, Results, start
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.program import Program
@@ -58,31 +61,94 @@ def plan(experiment: Experiment, program: Program) -> Plan:
 
 
 def choose_lanes(experiment: Experiment, program: Program) -> int:
-    """The lanes asked for, or with `auto` as many as memory and a waste of 3 % allow."""
-    lengths = job_lengths(program)
+    """The lanes asked for, or with `auto` as many as the memory estimate and a waste of 2 % allow; a multiple of
+    the number of devices."""
+    lengths, devices = job_lengths(program), program.engine.devices
     if experiment.lanes != "auto":
-        return min(experiment.lanes, len(lengths))
-    if jax.default_backend() == "cpu":
-        return schedule.choose_lanes(lengths, CPU_LANES)
-    needed, limit = memory(program), (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    fitting = (int(MEMORY_SHARE * limit) - needed.fixed) // needed.lane if limit else ACCELERATOR_LANES
-    return schedule.choose_lanes(lengths, max(1, min(ACCELERATOR_LANES, fitting)))
+        return -(-min(experiment.lanes, len(lengths)) // devices) * devices
+    most = CPU_LANES if jax.default_backend() == "cpu" else ACCELERATOR_LANES
+    return schedule.choose_lanes(lengths, devices * max(1, min(most, _fitting(program))), devices)
+
+
+def launch(experiment: Experiment, program: Program, globals_: Tree, frozen: Tree) -> tuple[Any, Lanes, Results]:
+    """Compiles `advance` for as many lanes as fit, by the compiled program's own figure.
+
+    Returns:
+      (the compiled `advance`, empty lanes, empty results).
+
+    Raises:
+      InputError: the lanes asked for, or one lane a device, do not fit the memory of a device.
+    """
+    engine, num_lanes = program.engine, choose_lanes(experiment, program)
+    while True:
+        with explained(program, num_lanes):
+            lanes, results = engine.start(globals_, num_lanes, len(program.cells) * program.slots)
+            first = next(schedule.chunks(plan_round(program, 1)[0], num_lanes, 1))
+            advance = engine.advance.lower(lanes, globals_, program.hyper, frozen, program.data, first).compile()
+        needed = _needed(advance) + _bytes(results) // engine.devices
+        if needed <= device_memory():
+            return advance, lanes, results
+        if experiment.lanes != "auto" or num_lanes == engine.devices:
+            raise _too_large(program, num_lanes, needed)
+        num_lanes -= engine.devices
+
+
+@contextmanager
+def explained(program: Program, num_lanes: int) -> Iterator[None]:
+    """Says what would fit where the device runs out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = memory(program)
+        raise _too_large(
+            program, num_lanes, needed.fixed + num_lanes // program.engine.devices * needed.lane
+        ) from error
+
+
+def _too_large(program: Program, num_lanes: int, needed: int) -> InputError:
+    devices, gib = program.engine.devices, 1024**3
+    fitting = min(_fitting(program), num_lanes // devices - 1) * devices
+    remedy = f"lanes={fitting} should fit" if fitting > 0 else "take fewer cells, smaller batches or a smaller model"
+    return InputError(
+        f"lanes={num_lanes} of {program.cells[0].model} need {needed / gib:.2f} GiB on each device ({devices} in use), "
+        f"which has {device_memory() / gib:.2f} GiB; {remedy}"
+    )
+
+
+def device_memory() -> int:
+    """Bytes of one device; of the machine for CPU devices, which share it."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
+def _fitting(program: Program) -> int:
+    """Lanes of one device by the estimate; less than one where not even one fits."""
+    needed = memory(program)
+    return (int(MEMORY_SHARE * device_memory()) - needed.fixed) // needed.lane
+
+
+def _needed(compiled: Any) -> int:
+    """Bytes of a compiled program on one device: arguments, what it returns in buffers of its own, temporaries."""
+    sizes = compiled.memory_analysis()
+    own = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + own + sizes.temp_size_in_bytes
 
 
 def memory(program: Program) -> Memory:
     """An estimate from shapes alone; nothing is computed or compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
     lanes, results = jax.eval_shape(
-        lambda leaves: start(program.cells[0].local.optimizer, leaves, 1, len(program.cells) * program.slots),
-        globals_,
+        lambda leaves: start(program.training, leaves, 1, len(program.cells) * program.slots, 1), globals_
     )
     fixed = _bytes((globals_, globals_, frozen, program.data, results))
-    return Memory(fixed, _bytes((lanes, lanes.params)) + _activations(program, lanes.params, frozen))
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)
+    return Memory(fixed, _bytes((lanes, lanes.params)) + _activations(program, one, frozen))
 
 
-def _activations(program: Program, params: Tree, frozen: Tree) -> int:
+def _activations(program: Program, one: Tree, frozen: Tree) -> int:
     """Bytes that the backward pass of one batch keeps: the residuals of the loss's vector-Jacobian product."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
     batch = program.cells[0].local.batch_size
 
     def backward(leaves: Tree, frozen: Tree, tokens: jax.Array) -> Tree:

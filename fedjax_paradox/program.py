@@ -6,7 +6,7 @@ Everything a person can get wrong about data, weights and names comes to light h
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.config import Cell, CustomModel, TextCNN, parse_call, structure
+from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, parse_call, structure
 from fedjax_paradox.data import partition as split
 from fedjax_paradox.data.corpus import Corpus, Texts, load_texts, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.engine import Data, Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES
 from fedjax_paradox.federated.rules import RULES
 from fedjax_paradox.federated.types import Hyper, Rule, Tree
@@ -48,8 +49,9 @@ class Program(NamedTuple):
     corpus: Corpus
     clients: tuple[Clients, ...]
     model: Model
+    training: Training
     engine: Engine
-    hyper: Hyper  # f32[P]
+    hyper: Hyper  # f32[P] each
     data: Data
     protocols: dict[str, Protocol]
     predicted: np.ndarray  # i32[rows], rows of `data` that the protocols read
@@ -134,9 +136,12 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     # A person's own protocol is a plain function; it may read anything.
     protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in protocols.items()}
     objective = resolve("local.objective", shared.local.objective, OBJECTIVES)
-    numbers = [[getattr(cell.local, name) for cell in cells] for name in Hyper._fields]
+    own = shared.local.objective not in OBJECTIVES or shared.local.optimizer != "sgd"
+    # `sparse_step` knows what a row without data does under SGD and the objectives of `local`, not under others.
+    training = Training(model.apply, objective, shared.local.optimizer, None if own else model.table)
+    engine = build_engine(training, _rule_groups(cells, model))
     tokens, labels = (
-        jnp.asarray(np.concatenate(pair), jnp.int32)
+        np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
     )
     return Program(
@@ -144,14 +149,25 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
         corpus=corpus,
         clients=clients,
         model=model,
-        engine=build_engine(model.apply, objective, shared.local.optimizer, _rule_groups(cells, model)),
-        hyper=Hyper(*jnp.asarray(numbers, jnp.float32)),
-        data=Data(tokens, labels),
+        training=training,
+        engine=engine,
+        hyper=engine.replicate(_hyper(cells, model)),
+        data=engine.replicate(Data(tokens, labels)),
         protocols=protocols,
         predicted=_predicted_rows(protocols, clients, corpus),
         inputs=inputs,
         slots=max(len(sampled(cell, one, 1)) for cell, one in zip(cells, clients, strict=True)),
     )
+
+
+def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
+    def array(values: Iterable[float]) -> jax.Array:
+        return jnp.asarray(list(values), jnp.float32)
+
+    local = {name: array(getattr(cell.local, name) for cell in cells) for name in Hyper._fields if name != "rates"}
+    # A person's own architecture takes its settings from its options, and may have rates all the same.
+    rates = {name: array(getattr(c.architecture, name, own) for c in cells) for name, own in model.rates.items()}
+    return Hyper(**local, rates=rates)
 
 
 def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
@@ -168,7 +184,7 @@ def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -
             f"got {spec.max_length}; lower it"
         )
     corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
-    options = ("lora_rank", "lora_alpha", "lora_dropout", "dropout", "attention_dropout", "head_dropout")
+    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
     model = transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
     return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint)}
 
@@ -179,7 +195,8 @@ def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
             f"the widths of a textcnn must be at most its max_length={spec.max_length}, got {max(spec.widths)}; "
             "lower models.<name>.widths or raise models.<name>.max_length"
         )
-    return textcnn(vocabulary_size, classes, spec.embedding_size, spec.filters, tuple(spec.widths), spec.dropout)
+    sizes = (vocabulary_size, classes, spec.embedding_size, spec.filters, tuple(spec.widths))
+    return textcnn(*sizes, spec.dropout, spec.compute_dtype)
 
 
 def _custom_model(spec: CustomModel, vocabulary_size: int, classes: int) -> Model:

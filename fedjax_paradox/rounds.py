@@ -19,9 +19,10 @@ def job_lengths(program: Program) -> list[int]:
     ]
 
 
-def plan_round(program: Program, round_: int) -> tuple[list[schedule.Job], Participants]:
-    """The round's jobs, and who fills which slot; a pure function of the program and the round."""
+def plan_round(program: Program, round_: int, num_lanes: int = 1) -> tuple[list[schedule.Job], Participants]:
+    """The round's jobs, and who fills which slot; a pure function of its arguments."""
     shape = (len(program.cells), program.slots)
+    clients, devices = np.zeros((2, *shape), np.int32)
     rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
     jobs = []
@@ -32,17 +33,20 @@ def plan_round(program: Program, round_: int) -> tuple[list[schedule.Job], Parti
             steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
             jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
             counts[index, slot], mask[index, slot] = one.class_counts[client], True
-            rows[index, slot] = len(held)
-    return jobs, Participants(rows, counts, mask)
+            rows[index, slot], clients[index, slot] = len(held), client
+    lanes = schedule.lane_of([len(job.steps) for job in jobs], num_lanes)
+    devices.flat[[job.slot for job in jobs]] = lanes * program.engine.devices // num_lanes
+    return jobs, Participants(clients, rows, counts, mask, devices)
 
 
 def predict_batches(program: Program) -> np.ndarray:
-    """i32[batches, B]: `predicted`, the last batch padded with row 0."""
-    rows = program.predicted
+    """i32[batches, B]: `predicted`, padded with row 0 to equal numbers of batches on all devices."""
+    rows, devices = program.predicted, program.engine.devices
     size = min(PREDICT_BATCH, len(rows))
-    padded = np.zeros(-(-len(rows) // size) * size, np.int32)
+    batches = -(-len(rows) // (size * devices)) * devices
+    padded = np.zeros(batches * size, np.int32)
     padded[: len(rows)] = rows
-    return padded.reshape(-1, size)
+    return padded.reshape(batches, size)
 
 
 def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.plan import choose_lanes
+from fedjax_paradox.plan import explained, launch
 from fedjax_paradox.program import Program
 from fedjax_paradox.rounds import measure, plan_round, predict_batches
 from fedjax_paradox.storage import checkpoint, folder, results
@@ -41,6 +41,8 @@ class Finished(NamedTuple):
     round: int
     table: pa.Table
     seconds: float
+    phases: dict[str, float]  # seconds of schedule, training, aggregation, prediction, checkpoint
+    waste: float  # share of the computed steps that trained nothing
 
 
 Event = Started | Trained | Finished
@@ -77,39 +79,62 @@ def _run_program(
     experiment: Experiment, number: int, program: Program, out: Path, tables: list[pa.Table], notify: Notify
 ) -> list[pa.Table]:
     engine, cells_ = program.engine, program.cells
-    # Bound to the device like what a checkpoint restores, or jit would compile again after a resume.
-    globals_, frozen = jax.device_put(program.initial(), jax.devices()[0])
+    # On the devices like what a checkpoint restores, or a resumed run would compile another program.
+    globals_, frozen = engine.replicate(program.initial())
     state = (globals_, engine.init_rules(globals_))
-    lanes, buffer = jax.device_put(
-        engine.start(globals_, choose_lanes(experiment, program), len(cells_) * program.slots), jax.devices()[0]
-    )
+    advance, lanes, buffer = launch(experiment, program, globals_, frozen)
+    num_lanes = lanes.loss.shape[0]
     batches = predict_batches(program)
-    with checkpoint.checkpoints(out / "checkpoints" / str(number), experiment.checkpoints_kept) as manager:
+    with (
+        explained(program, num_lanes),
+        checkpoint.checkpoints(out / "checkpoints" / str(number), experiment.checkpoints_kept) as manager,
+    ):
         done, (globals_, rule_states) = checkpoint.restore(manager, state)
         notify(Started(number, done))
         tables = [_without_later_rounds(pa.concat_tables(tables), cells_, done)]
         _check_complete(tables[0], cells_, done, out)
         for round_ in range(done + 1, cells_[0].rounds + 1):
-            began = time.monotonic()
-            jobs, participants = plan_round(program, round_)
+            lap = _stopwatch()
+            jobs, participants = plan_round(program, round_, num_lanes)
+            lap("schedule")
             trained: Any = 0
-            for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-                lanes, buffer, rows = engine.advance(
-                    lanes, buffer, globals_, program.hyper, frozen, program.data, chunk
-                )
+            for chunk in schedule.chunks(jobs, num_lanes, round_):
+                lanes, rows = advance(lanes, globals_, program.hyper, frozen, program.data, chunk)
+                if chunk.last.any():
+                    buffer = engine.store(buffer, lanes, globals_, program.hyper, chunk)
                 # One chunk behind, so that the device never waits for the host.
                 notify(Trained(number, round_, int(trained)))
                 trained = rows
             notify(Trained(number, round_, int(trained)))
-            _check_finite(program, jobs, np.asarray(buffer.loss), round_, out)
-            globals_, rule_states = engine.aggregate(globals_, rule_states, buffer, participants)
+            lap("training")
+            globals_, rule_states, losses = engine.aggregate(globals_, rule_states, buffer, participants)
+            _check_finite(program, jobs, np.asarray(losses).ravel(), round_, out)
+            jax.block_until_ready(globals_)
+            lap("aggregation")
             predicted = np.asarray(engine.predict(globals_, frozen, program.data.tokens, batches))
+            lap("prediction")
             table = _table(program, round_, predicted)
             tables.append(table)
             results.write(out, tables)  # before the checkpoint: results may be ahead of it, never behind
             checkpoint.save(manager, round_, (globals_, rule_states))
-            notify(Finished(number, round_, table, time.monotonic() - began))
+            phases = lap("checkpoint")
+            waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
+            notify(Finished(number, round_, table, sum(phases.values()), phases, waste))
     return tables
+
+
+def _stopwatch() -> Callable[[str], dict[str, float]]:
+    """A function that ends a phase, and returns the seconds of all phases since this call."""
+    phases: dict[str, float] = {}
+    last = time.monotonic()
+
+    def lap(name: str) -> dict[str, float]:
+        nonlocal last
+        now = time.monotonic()
+        phases[name], last = now - last, now
+        return phases
+
+    return lap
 
 
 def _table(program: Program, round_: int, predicted: np.ndarray) -> pa.Table:

@@ -107,10 +107,15 @@ FEDPROX, HELD = {"local.objective": "fedprox", "local.mu": 0.1}, {"partition.hol
 DATA = {"alpha": 0.7, "seed": 7, "partition_seed": 7, "rule": "fedavgw(beta=0.5)", "num_clients": 3}
 DATA |= {"participation": 0.5, "partition.kind": "shards", "min_participant_rows": 2, "local.learning_rate": 0.3}
 DATA |= {"local.momentum": 0.1, "local.weight_decay": 0.1, "local.epochs": 9, "local.drop_ragged": "false"}
+DATA |= {"models.textcnn.dropout": 0.1}
 PROGRAM = HELD | {"model": "minilm", "corpus.name": "other", "rounds": 3, "protocols": "[global]"}
 PROGRAM |= {"local.batch_size": 8, "local.optimizer": "adamw", "local.objective": "fedprox"}
-PROGRAM |= {"models.textcnn.dropout": 0.1, "corpus.seed": 1, "corpus.classes": "[0, 1]"}
+PROGRAM |= {"models.textcnn.dropout": 0.0, "corpus.seed": 1, "corpus.classes": "[0, 1]"}
+PROGRAM |= {"models.textcnn.filters": 3, "models.textcnn.compute_dtype": "bfloat16"}
 CHANGES = [({}, DATA, True), ({}, PROGRAM, False), (FEDPROX, {"local.mu": 1}, True)]
+RATES = [f"models.minilm.{part}dropout" for part in ("", "lora_", "attention_", "head_")]
+CHANGES += [({"model": "minilm"}, dict.fromkeys(RATES, rate), rate > 0) for rate in (0.3, 0.0)]
+CHANGES += [({"model": "minilm"}, {"models.minilm.compute_dtype": "bfloat16"}, False)]
 CHANGES += [(HELD, {"partition.holdout_fraction": 0.2}, True)]
 
 

@@ -12,13 +12,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import Data, Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES, masked_cross_entropy
 from fedjax_paradox.federated.types import Hyper
 
 WORDS, WIDTH, CLASSES, LENGTH, BATCH = 11, 3, 3, 4, 4
 GENERATOR = np.random.default_rng(0)
-TOKENS = GENERATOR.integers(0, WORDS, (80, LENGTH)).astype(np.int32)
+TOKENS = GENERATOR.integers(1, WORDS, (80, LENGTH)).astype(np.int32)  # without padding, which `apply` would read
 LABELS = GENERATOR.integers(0, CLASSES, 80).astype(np.int32)
 FROZEN = {"scale": jnp.asarray(GENERATOR.normal(size=WIDTH), jnp.float32)}
 
@@ -90,10 +91,14 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
     data = Data(jnp.asarray(TOKENS), jnp.asarray(LABELS))
     trained = 0
     for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-        lanes, buffer, count = engine.advance(lanes, buffer, globals_, hyper, FROZEN, data, chunk)
+        lanes, count = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+        buffer = engine.store(buffer, lanes, globals_, hyper, chunk)
         trained += int(count)
     assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
-    people = Participants(rows, np.zeros((*shape, CLASSES), np.float32), mask)
+    number, device = np.tile(np.arange(slots, dtype=np.int32), (shape[0], 1)), np.zeros(shape, np.int32)
+    lane = schedule.lane_of([len(job.steps) for job in jobs], lanes.loss.shape[0])
+    device.flat[[job.slot for job in jobs]] = lane * engine.devices // lanes.loss.shape[0]
+    people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, device)
     return engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0], lanes, buffer
 
 
@@ -101,13 +106,13 @@ def stack(trees):
     return jax.tree.map(lambda *each: jnp.stack(each), *trees)
 
 
-def engine_for(cells, rule=rules.fedavg):
-    group = RuleGroup(rule, np.arange(len(cells)), {})
-    return build_engine(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer, [group])
+def engine_for(cells, table=None):
+    training = Training(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer, table)
+    return build_engine(training, [RuleGroup(rules.fedavg, np.arange(len(cells)), {})])
 
 
-def run(cells, num_lanes, rounds):
-    engine, slots = engine_for(cells), max(len(cell.clients) for cell in cells)
+def run(cells, num_lanes, rounds, table=None):
+    engine, slots = engine_for(cells, table), max(len(cell.clients) for cell in cells)
     globals_ = stack([cell.start for cell in cells])
     lanes, buffer = engine.start(globals_, num_lanes, len(cells) * slots)
     for round_ in range(1, rounds + 1):
@@ -126,21 +131,29 @@ sizes = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda each:
 @settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.lists(st.tuples(sizes, st.integers(0, 9), st.integers(1, 2)), min_size=1, max_size=3),
-    st.sampled_from([("sgd", "cross_entropy"), ("sgd", "fedprox"), ("adamw", "cross_entropy")]),
+    st.sampled_from(
+        [
+            ("sgd", "cross_entropy", None),
+            ("sgd", "fedprox", "table"),
+            ("sgd", "cross_entropy", "table"),
+            ("adamw", "cross_entropy", None),
+        ]
+    ),
     st.integers(1, 5),
     st.booleans(),
     st.sampled_from([1, 3, 32]),
 )
 def test_packed_equals_sequential(drawn, kind, num_lanes, drop, chunk_steps):
-    numbers = {"sgd": (0.1, 0.9, 0.0, 0.3), "adamw": (0.01, 0.0, 0.1, 0.0)}[kind[0]]
+    mu = 0.3 if kind[1] == "fedprox" else 0.0  # as the config demands
+    numbers = {"sgd": (0.1, 0.9, 0.0, mu), "adamw": (0.01, 0.0, 0.1, mu)}[kind[0]]
     cells = [
-        Cell([GENERATOR.permutation(80)[:size] for size in each], seed, *kind, epochs, drop, numbers)
+        Cell([GENERATOR.permutation(80)[:size] for size in each], seed, *kind[:2], epochs, drop, numbers)
         for each, seed, epochs in drawn
     ]
     # Optax's Adam raises a Python float to an int32 power, which strict promotion forbids.
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(schedule, "CHUNK_STEPS", chunk_steps)
-        got = run(cells, num_lanes, rounds=2)
+        got = run(cells, num_lanes, rounds=2, table=kind[2])
         for index, cell in enumerate(cells):
             expected = cell.start
             for round_ in (1, 2):
@@ -177,9 +190,11 @@ def test_clients_in_another_order_with_their_own_shuffles():
             Hyper(*np.array([cell.numbers], np.float32).T),
         )
         for chunk in schedule.chunks(jobs, 2, 1):
-            lanes, buffer, _ = engine.advance(lanes, buffer, globals_, hyper, FROZEN, data, chunk)
+            lanes, _ = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+            buffer = engine.store(buffer, lanes, globals_, hyper, chunk)
         rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
-        people = Participants(rows, np.zeros((1, 3, CLASSES), np.float32), np.ones((1, 3), bool))
+        counts, nobody = np.zeros((1, 3, CLASSES), np.float32), np.zeros((1, 3), np.int32)
+        people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), nobody)
         results.append(engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0])
     close(*results)
 
@@ -193,15 +208,15 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
 
     cells = [one_cell([np.arange(10), np.arange(10, 35)]), one_cell([np.arange(3), np.arange(40, 80)], seed=2)]
     group = RuleGroup(rules.fedavg, np.arange(2), {})
-    engine = build_engine(counted, OBJECTIVES["cross_entropy"], "sgd", [group])
-    globals_ = stack([cell.start for cell in cells])
+    engine = build_engine(Training(counted, OBJECTIVES["cross_entropy"], "sgd"), [group])
+    globals_ = engine.replicate(stack([cell.start for cell in cells]))
     lanes, buffer = engine.start(globals_, 3, 4)
     for round_ in (1, 2, 3):
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
         engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
-    sizes = [jitted._cache_size() for jitted in (engine.advance, engine.aggregate, engine.predict)]
-    assert sizes == [1, 1, 1]
+    sizes = [jitted._cache_size() for jitted in (engine.advance, engine.store, engine.aggregate, engine.predict)]
+    assert sizes == [1, 1, 1, 1]
     assert len(traces) == 2  # once in advance, once in predict
 
 
@@ -218,13 +233,13 @@ def test_predict_is_argmax_of_each_cell():
 def test_cells_keep_their_rules():
     cells = [one_cell([np.arange(2), np.arange(10, 40)]) for _ in range(2)]
     groups = [RuleGroup(rules.uniform, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
-    engine = build_engine(apply, OBJECTIVES["cross_entropy"], "sgd", groups)
+    engine = build_engine(Training(apply, OBJECTIVES["cross_entropy"], "sgd"), groups)
     globals_ = stack([cell.start for cell in cells])
     lanes, buffer = engine.start(globals_, 1, 4)
     got, _, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, 1)
     for index, weights in enumerate(([2 / 32, 30 / 32], [0.5, 0.5])):
         expected = jax.tree.map(
-            lambda leaf, i=index, w=weights: w[0] * leaf[2 * i] + w[1] * leaf[2 * i + 1], buffer.leaves
+            lambda leaf, i=index, w=weights: w[0] * leaf[0, 2 * i] + w[1] * leaf[0, 2 * i + 1], buffer.leaves
         )
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
 

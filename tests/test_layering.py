@@ -20,6 +20,8 @@ ALLOWED = {
     "federated/schedule.py": ((), ("numpy",)),
     "federated/local.py": (CORE, ("jax", "optax")),
     "federated/rules.py": (CORE, ("jax", "optax")),
+    "federated/sparse.py": (CORE, ("jax", "optax")),
+    "federated/lanes.py": (("federated/",), ("jax",)),
     "federated/engine.py": (("federated/",), ("jax", "numpy")),
     "evaluation/": (("evaluation/",), ("numpy",)),
     "storage/checkpoint.py": ((), ("jax", "orbax")),
@@ -29,7 +31,7 @@ ALLOWED = {
     "program.py": (("config.py", "data/", "models/", "federated/", "evaluation/"), ("jax", "numpy")),
     "audits.py": (("config.py", "data/", "federated/", "evaluation/", "program.py"), ("jax", "numpy")),
     "rounds.py": (("evaluation/", "federated/", "program.py"), ("numpy",)),
-    "plan.py": (("config.py", "federated/", "program.py", "rounds.py"), ("jax",)),
+    "plan.py": (("config.py", "errors.py", "federated/", "program.py", "rounds.py"), ("jax",)),
     "run.py": (
         ("config.py", "federated/", "program.py", "rounds.py", "plan.py", "storage/"),
         ("jax", "numpy", "pyarrow"),

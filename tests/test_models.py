@@ -217,10 +217,14 @@ def test_no_key_is_evaluation_and_a_key_is_training(model: Model) -> None:
     assert not np.allclose(first, evaluated, atol=1e-3)
 
 
-@pytest.mark.parametrize("only", ["lora_dropout", "dropout", "attention_dropout", "head_dropout"])
+NO_DROPOUT = dict.fromkeys(("lora_dropout", "dropout", "attention_dropout", "head_dropout"), 0.0)
+# Tensors that each rate drops from: inputs of q and v, embeddings and block, attention weights, hidden of the head.
+PLACES = {"lora_dropout": 2, "dropout": 2, "attention_dropout": 1, "head_dropout": 1}
+
+
+@pytest.mark.parametrize("only", PLACES)
 def test_each_rate_drops_by_itself_and_zero_rates_drop_nothing(only: str) -> None:
-    none = dict.fromkeys(("lora_dropout", "dropout", "attention_dropout", "head_dropout"), 0.0)
-    quiet, noisy = tiny_transformer(**none), tiny_transformer(**none | {only: 0.5})
+    quiet, noisy = tiny_transformer(**NO_DROPOUT), tiny_transformer(**NO_DROPOUT | {only: 0.5})
     trainable, frozen = perturbed(quiet)
     tokens, key = some_tokens(), jax.random.key(5)
     evaluated = quiet.apply(trainable, frozen, tokens)
@@ -228,15 +232,75 @@ def test_each_rate_drops_by_itself_and_zero_rates_drop_nothing(only: str) -> Non
     assert not np.allclose(noisy.apply(trainable, frozen, tokens, key), evaluated, atol=1e-3)
 
 
+@pytest.mark.parametrize("only", [*PLACES, None])
+def test_a_rate_of_zero_draws_no_random_bits_and_is_no_data(only: str | None) -> None:
+    model = tiny_transformer(**NO_DROPOUT | ({only: 0.5} if only else {}))
+    assert model.rates == ({only: 0.5} if only else {})
+    assert draws(model) == (PLACES[only] if only else 0)
+
+
+@pytest.mark.parametrize(("rate", "rates", "drawn"), [(0.5, {"dropout": 0.5}, 1), (0.0, {}, 0)])
+def test_the_rate_of_textcnn_is_data_unless_it_is_zero(rate: float, rates: dict[str, float], drawn: int) -> None:
+    model = textcnn(60, CLASSES, embedding_size=8, filters=6, dropout=rate)
+    assert model.rates == rates
+    assert draws(model) == drawn
+
+
+def draws(model: Model) -> int:
+    """How many tensors of random bits a training step draws."""
+    trees = jax.eval_shape(model.init, jax.random.key(0))
+    return str(jax.make_jaxpr(model.apply)(*trees, some_tokens(), jax.random.key(0))).count("random_bits[")
+
+
+def test_rates_as_data_give_what_the_models_own_give(model: Model) -> None:
+    """To the bit: the cells of a sweep over rates share one program with rates that are traced."""
+    trainable, frozen = perturbed(model)
+    tokens, key = some_tokens(), jax.random.key(5)
+    rates = {name: jnp.asarray(rate) for name, rate in model.rates.items()}
+    own = model.apply(trainable, frozen, tokens, key)
+    np.testing.assert_array_equal(model.apply(trainable, frozen, tokens, key, rates), own)
+    for name in rates:
+        other = model.apply(trainable, frozen, tokens, key, rates | {name: jnp.asarray(0.7)})
+        assert not np.allclose(other, own, atol=1e-3), name
+    np.testing.assert_array_equal(
+        model.apply(trainable, frozen, tokens, None, rates), model.apply(trainable, frozen, tokens)
+    )
+
+
+def dropped(x: jax.Array, rate: float | jax.Array) -> jax.Array:
+    return Dropout().apply({}, x, rate, rngs={"dropout": jax.random.key(0)})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rate", [1e-9, 0.1, 1 / 3, 0.5, 0.9999999])
+def test_a_traced_rate_is_the_same_rate(rate: float, dtype: str) -> None:
+    x = jax.random.normal(jax.random.key(1), (999,), dtype)
+    traced = jax.jit(dropped)(x, jnp.asarray(rate, jnp.float32))
+    np.testing.assert_array_equal(traced, dropped(x, rate))
+    np.testing.assert_array_equal(traced, jax.jit(lambda x: dropped(x, rate))(x))
+    assert traced.dtype == dtype
+    assert np.isfinite(jax.jit(jax.grad(lambda x: dropped(x, rate).astype(jnp.float32).sum()))(x)).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_dropout_in_bfloat16_keeps_the_mean(rate: float) -> None:
+    x = jax.random.uniform(jax.random.key(1), (100_000,), jnp.bfloat16, 1.0, 2.0)
+    after, before = (np.asarray(each, np.float64) for each in (dropped(x, rate), x))
+    ratios = (after / before)[after != 0] * (1 - rate)
+    # A ratio is off by up to 2^-8 to either side, so that the mean of 70,000 is off by some 1e-5; a scale that
+    # is itself rounded is off by 1e-3 at these rates.
+    assert ratios.mean() == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(ratios, 1, rtol=2**-8)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("shape", [(100_001,), (200, 500)])
 def test_dropout_zeroes_at_its_rate_and_keeps_the_mean(rate: float, shape: tuple[int, ...]) -> None:
-    ones = jnp.ones(shape)
-    dropped = np.asarray(Dropout(rate).apply({}, ones, False, rngs={"dropout": jax.random.key(0)}))
-    kept = dropped != 0
+    after = np.asarray(dropped(jnp.ones(shape), rate))
+    kept = after != 0
     # 100,000 draws: the standard error of a share is at most 0.0016; four of them are allowed.
     assert kept.mean() == pytest.approx(1 - rate, abs=0.0064)
-    np.testing.assert_allclose(dropped[kept], 1 / (1 - rate), rtol=2e-5)  # the rate is rounded to 1/65536
+    np.testing.assert_allclose(after[kept], 1 / (1 - rate), rtol=2e-5)  # the rate is rounded to 1/65536
     # Neighbours share a random word; their joint frequency must still be that of independent draws.
     pairs = kept.ravel()[: kept.size // 2 * 2].reshape(-1, 2)
     assert pairs.all(axis=1).mean() == pytest.approx((1 - rate) ** 2, abs=0.009)

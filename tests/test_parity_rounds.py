@@ -18,7 +18,8 @@ from checkpoints import random_checkpoint
 from flax import traverse_util
 
 from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import Data, Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES, OPTIMIZERS, local_step
 from fedjax_paradox.federated.types import Hyper
 from fedjax_paradox.models.base import Model
@@ -198,7 +199,8 @@ def our_round(
 ) -> list[Leaves]:
     """One round of one cell per recipe, all through the packed engine."""
     cells, slots = len(recipes), len(texts.clients)
-    engine = build_engine(model.apply, OBJECTIVES["cross_entropy"], local.optimizer, recipes)
+    table = model.table if local.optimizer == "sgd" else None
+    engine = build_engine(Training(model.apply, OBJECTIVES["cross_entropy"], local.optimizer, table), recipes)
     globals_ = nested({name: np.stack([leaf] * cells) for name, leaf in start.items()})
     numbers = (local.learning_rate, local.momentum, local.weight_decay, 0.0)
     hyper = Hyper(*jnp.asarray([numbers] * cells, jnp.float32).T)
@@ -215,14 +217,17 @@ def our_round(
     state, results = engine.start(globals_, lanes, len(jobs))
     with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
         for chunk in schedule.chunks(jobs, lanes, ROUND):
-            state, results, _ = engine.advance(state, results, globals_, hyper, frozen, data, chunk)
+            state, _ = engine.advance(state, globals_, hyper, frozen, data, chunk)
+            results = engine.store(results, state, globals_, hyper, chunk)
     sizes = np.array([len(rows) for rows in texts.clients], np.float32)
     people = Participants(
+        np.tile(np.arange(slots, dtype=np.int32), (cells, 1)),
         np.tile(sizes, (cells, 1)),
         np.zeros((cells, slots, CLASSES), np.float32),
         np.ones((cells, slots), bool),
+        np.zeros((cells, slots), np.int32),
     )
-    new, _ = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
+    new, _, _ = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
     return [{name: leaf[cell] for name, leaf in flat(new).items()} for cell in range(cells)]
 
 

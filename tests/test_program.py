@@ -1,8 +1,10 @@
 """From cells to programs: what shares a compilation, who takes part, and what a name stands for."""
 
+import json
 import sys
 from types import SimpleNamespace
 
+import checkpoints
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,7 @@ def only(config, *overrides):
         "local.learning_rate=[0.1, 0.2]",
         "local.epochs=[1, 2]",
         "local.drop_ragged=[true, false]",
+        "models.textcnn.dropout=[0.1, 0.5]",
     ],
 )
 def test_numbers_share_one_program(config, axis):
@@ -63,6 +66,8 @@ def test_numbers_share_one_program(config, axis):
     [
         "model=[textcnn, bag]",
         "models.textcnn.filters=[2, 3]",
+        "models.textcnn.dropout=[0.0, 0.5]",
+        "models.textcnn.compute_dtype=[float32, bfloat16]",
         "corpus.train_rows=[50, 60]",
         "local.batch_size=[4, 8]",
         "local.optimizer=[sgd, adamw]",
@@ -72,6 +77,33 @@ def test_numbers_share_one_program(config, axis):
 )
 def test_structure_needs_a_program_of_its_own(config, axis):
     assert [len(program.cells) for program in programs(config, f"grid.{axis}")] == [1, 1]
+
+
+def test_dropout_rates_are_numbers_of_the_cells(config):
+    program = only(config, "grid.models.textcnn.dropout=[0.5, 0.1]", "grid.seed=[1, 2]")
+    names = [cell.name for cell in program.cells]
+    assert names == [f"seed={seed},models.textcnn.dropout={rate}" for seed in (1, 2) for rate in (0.1, 0.5)]
+    rates = {name: values.tolist() for name, values in program.hyper.rates.items()}
+    assert rates == {"dropout": pytest.approx([0.1, 0.5, 0.1, 0.5])}
+    assert only(config, "model=bag").hyper.rates == {}
+    assert only(config, "models.textcnn.dropout=0.0").hyper.rates == {}
+    own = only(config, "model=small", "models.small={architecture: 'mine:small', max_length: 8}", "grid.seed=[1, 2]")
+    assert own.hyper.rates["dropout"].tolist() == [0.25, 0.25]
+
+
+def test_the_rates_and_the_compute_type_of_a_transformer(config, tmp_path):
+    encoder = checkpoints.random_checkpoint(tmp_path)
+    words = [word for group in toy.WORDS.values() for word in group]
+    (encoder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    tiny = {"architecture": "transformer", "weights": str(encoder), "max_length": 8, "attention_dropout": 0.0}
+    tiny["compute_dtype"] = "bfloat16"
+    program = only(config, "model=tiny", f"models.tiny={json.dumps(tiny)}", "grid.models.tiny.head_dropout=[0.2, 0.4]")
+    rates = {name: values.tolist() for name, values in program.hyper.rates.items()}
+    expected = {"lora_dropout": [0.1, 0.1], "dropout": [0.1, 0.1], "head_dropout": [0.2, 0.4]}
+    assert rates == {name: pytest.approx(values) for name, values in expected.items()}
+    globals_, frozen = program.initial()
+    assert {leaf.dtype for leaf in jax.tree.leaves(globals_)} == {np.dtype("float32")}
+    assert frozen["embeddings"]["word"]["embedding"].dtype == "bfloat16"
 
 
 def test_the_order_of_a_grid_does_not_order_a_program(config):

@@ -25,6 +25,7 @@ def updates(seed=0, rows=(10.0, 40.0, 5.0, 1.0), mask=(True, True, True, True)):
     return Updates(
         start=jax.tree.map(lambda leaf: leaf[0] * 0 + 7, leaves),
         leaves=leaves,
+        client=jnp.arange(K, dtype=jnp.int32),
         rows=jnp.asarray(rows, jnp.float32),
         loss=jnp.asarray(generator.random(K), jnp.float32),
         class_counts=jnp.asarray(generator.integers(0, 9, (K, 3)), jnp.float32),

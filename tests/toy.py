@@ -46,6 +46,7 @@ import numpy as np
 
 from fedjax_paradox.federated.types import Rule
 from fedjax_paradox.models.base import Model
+from fedjax_paradox.models.textcnn import textcnn
 
 NOT_A_FUNCTION = 3
 
@@ -97,6 +98,11 @@ def bag(vocabulary_size, num_classes, width):
         return mean @ trainable["head"]
 
     return Model(init, apply, lambda path: path[0].key == "adapter")
+
+
+def small(vocabulary_size, num_classes):
+    """One of the package's models in a size of one's own."""
+    return textcnn(vocabulary_size, num_classes, 4, 2, (2, 3), dropout=0.25)
 '''
 
 

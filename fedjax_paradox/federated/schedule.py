@@ -108,16 +108,29 @@ def assign(lengths: Sequence[int], num_lanes: int) -> list[list[int]]:
     return lanes
 
 
+def lane_of(lengths: Sequence[int], num_lanes: int) -> np.ndarray:
+    """i[jobs], the lane of each job."""
+    found = np.zeros(len(lengths), np.int64)
+    for lane, jobs in enumerate(assign(lengths, num_lanes)):
+        found[jobs] = lane
+    return found
+
+
 def waste(lengths: Sequence[int], num_lanes: int) -> float:
     """Share of computed steps that train nothing: 1 - steps / (lanes * steps of the longest lane)."""
     longest = max(sum(lengths[job] for job in lane) for lane in assign(lengths, num_lanes))
     return 1 - sum(lengths) / (num_lanes * longest)
 
 
-def choose_lanes(lengths: Sequence[int], at_most: int, tolerated: float = 0.03) -> int:
-    """The largest number of lanes <= at_most whose waste is tolerated; one lane wastes nothing."""
-    candidates = range(min(at_most, len(lengths)), 1, -1)
-    return next((lanes for lanes in candidates if waste(lengths, lanes) <= tolerated), 1)
+def choose_lanes(lengths: Sequence[int], at_most: int, devices: int = 1, tolerated: float = 0.02) -> int:
+    """The largest number of lanes <= at_most whose waste is tolerated, else one on each device.
+
+    Args:
+      at_most: for all devices; the result is a multiple of `devices`.
+    """
+    most = min(at_most, len(lengths)) // devices * devices
+    candidates = range(most, devices, -devices)
+    return next((lanes for lanes in candidates if waste(lengths, lanes) <= tolerated), devices)
 
 
 def chunks(jobs: Sequence[Job], num_lanes: int, round_: int) -> Iterator[Chunk]:

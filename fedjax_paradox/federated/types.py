@@ -3,7 +3,7 @@
 Axes: P cells of one program, K client slots of a cell, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,14 @@ Tree = Any
 
 
 class Hyper(NamedTuple):
-    """Local hyper-parameters as data: scalars inside a step, f32[P] for a program."""
+    """Local hyper-parameters as data: scalars inside a step, f32[P] for a program. `rates`: the dropout
+    rates that the model's `apply` takes, by name; empty where it takes none."""
 
     learning_rate: jax.Array
     momentum: jax.Array
     weight_decay: jax.Array
     mu: jax.Array
+    rates: Mapping[str, jax.Array] = {}
 
 
 class Updates(NamedTuple):
@@ -27,6 +29,7 @@ class Updates(NamedTuple):
 
     start: Tree  # [...], the global leaves that the clients started from
     leaves: Tree  # [K, ...], the clients' trained leaves
+    client: jax.Array  # i32[K], which clients: a rule that remembers clients indexes its state with it
     rows: jax.Array  # f32[K], train rows n_k
     loss: jax.Array  # f32[K], mean training loss over the rows that the local update visited
     class_counts: jax.Array  # f32[K, C], train rows of each class

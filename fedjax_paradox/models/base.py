@@ -10,16 +10,23 @@ from flax import traverse_util
 
 Params = dict[str, Any]
 KeyPath = tuple[Any, ...]
+Rate = float | jax.Array
 
 
 class Apply(Protocol):
-    """`apply(trainable, frozen, tokens: i32[B, T], key=None) -> logits f32[B, C]`.
+    """`apply(trainable, frozen, tokens: i32[B, T], key=None, rates=None) -> logits f32[B, C]`.
 
-    No key means evaluation; a key means training, and drives dropout.
+    No key means evaluation; a key means training, and drives dropout. `rates`: f32[] by the names of
+    `Model.rates`, which may be traced; None means the model's own. A model without rates is called without.
     """
 
     def __call__(
-        self, trainable: Params, frozen: Params, tokens: jax.Array, key: jax.Array | None = None
+        self,
+        trainable: Params,
+        frozen: Params,
+        tokens: jax.Array,
+        key: jax.Array | None = None,
+        rates: Mapping[str, Rate] | None = None,
     ) -> jax.Array: ...
 
 
@@ -28,12 +35,17 @@ class Model(NamedTuple):
 
     `init(key) -> (trainable, frozen)`: float32 leaves; only `trainable` depends on the key, so
     `jax.vmap(lambda key: model.init(key)[0])(keys)` gives one fresh set per key beside one shared
-    `frozen`. `is_adapter(path)`: whether a leaf of `trainable`, named by its jax key path, is a LoRA factor.
+    `frozen`; a model that computes in bfloat16 has its frozen matrices in bfloat16. `is_adapter(path)`:
+    whether a leaf of `trainable`, named by its jax key path, is a LoRA factor. `rates`: the dropout rates
+    that `apply` takes as data; a rate of 0 is structure and not among them. `table`: the trainable leaf f32[V, E],
+    if any, that `apply` reads only as its rows at `tokens`, and never row 0; its training can then be sparse.
     """
 
     init: Callable[[jax.Array], tuple[Params, Params]]
     apply: Apply
     is_adapter: Callable[[KeyPath], bool]
+    rates: Mapping[str, float] = {}
+    table: str | None = None
 
 
 def split(params: Params, is_trainable: Callable[[KeyPath], bool]) -> tuple[Params, Params]:
@@ -62,17 +74,18 @@ class Dropout(nn.Module):
     """Zeroes each element with probability `round(65536 rate) / 65536` and rescales the others.
 
     Sixteen random bits an element instead of the thirty-two of `flax.linen.Dropout`: threefry is a large
-    share of a training step on a CPU, and the rate stays exact to one in 131,072.
+    share of a training step on a CPU, and the rate stays exact to one in 131,072. A rate in [0, 1) is a
+    number or a traced f32[]: the same draws and the same result. The number 0 draws nothing.
     """
 
-    rate: float
-
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or self.rate == 0.0:
+    def __call__(self, x: jax.Array, rate: Rate) -> jax.Array:
+        if isinstance(rate, int | float) and rate == 0:
             return x
-        dropped = round(65536 * self.rate)
+        # At most 65535: a rate that rounds to 1 would divide by zero.
+        dropped = jnp.minimum(jnp.round(65536.0 * jnp.asarray(rate, jnp.float32)), 65535.0)
         words = jax.random.bits(self.make_rng("dropout"), ((x.size + 1) // 2,), jnp.uint32)
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
-        scaled = x * (65536.0 / (65536 - dropped))
-        return jnp.where(halves.reshape(x.shape) >= dropped, scaled, jnp.zeros_like(x))
+        # In float32: a scale that is itself rounded to bfloat16 would push every element the same way.
+        scaled = (x.astype(jnp.float32) * (65536.0 / (65536.0 - dropped))).astype(x.dtype)
+        return jnp.where(halves.reshape(x.shape) >= dropped.astype(jnp.uint16), scaled, jnp.zeros_like(x))

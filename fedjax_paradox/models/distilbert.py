@@ -1,15 +1,18 @@
 """DistilBERT's encoder (Sanh et al. 2019, arXiv:1910.01108) with LoRA on its query and value projections.
 
 BERT checkpoints run on the same encoder once their constant token-type row is folded into the positions.
+The type of the embedding tables is that of the activations and matrix products; layer norms, softmax and the
+last layer compute in float32, and every leaf is cast where it is used.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_paradox.models.base import Dropout, KeyPath, Model, Params, merge, split
+from fedjax_paradox.models.base import Dropout, KeyPath, Model, Params, Rate, merge, split
 from fedjax_paradox.models.lora import LoRADense, is_adapter
 
 HEAD = ("pre_classifier", "classifier")
@@ -28,21 +31,48 @@ class EncoderSizes(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Dropout rates (zero is none): LoRA branch, embeddings and blocks, attention weights, head."""
+    """Dropout rates (0.0 is none): LoRA branch, embeddings and blocks, attention weights, head."""
 
-    lora: float
-    block: float
-    attention: float
-    head: float
+    lora_dropout: Rate = 0.0
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    head_dropout: Rate = 0.0
 
 
-def _frozen_dense(features: int, name: str) -> nn.Dense:
+EVALUATION = Rates()
+
+
+def _frozen_dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
     # Zeros: a frozen weight is never initialised at random, its values come from a checkpoint.
-    return nn.Dense(features, kernel_init=nn.initializers.zeros, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.zeros, name=name)
 
 
-def _layer_norm(eps: float, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, scale_init=nn.initializers.zeros, name=name)
+def _scaled(x: jax.Array, factors: jax.Array) -> jax.Array:
+    """x[..., i] * factors[...]; as a product, so that its gradient is one too: XLA's CPU reduction of an
+    elementwise product is four times slower, and made a tenth of a training step."""
+    return jnp.einsum("...i,...->...i", x, factors)
+
+
+def softmax(x: jax.Array) -> jax.Array:
+    """Softmax over the last axis."""
+    exponentials = jnp.exp(x - jax.lax.stop_gradient(x.max(axis=-1, keepdims=True)))
+    return _scaled(exponentials, 1.0 / exponentials.sum(axis=-1))
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis, in float32; the type of x is kept."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Zeros, like every frozen weight: the values come from a checkpoint.
+        scale = self.param("scale", nn.initializers.zeros, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        dtype, x = x.dtype, x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        normal = _scaled(centred, jax.lax.rsqrt(jnp.square(centred).mean(axis=-1) + self.eps))
+        return (normal * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)).astype(dtype)
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -54,50 +84,48 @@ class Attention(nn.Module):
     sizes: EncoderSizes
     rank: int
     alpha: float
-    rates: Rates
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array, rates: Rates, read: int) -> jax.Array:
         dim, heads = self.sizes.dim, self.sizes.heads
-        split_heads = (*x.shape[:-1], heads, dim // heads)
-        q = LoRADense(dim, self.rank, self.alpha, self.rates.lora, name="q_lin")(x, deterministic)
-        k = _frozen_dense(dim, "k_lin")(x)
-        v = LoRADense(dim, self.rank, self.alpha, self.rates.lora, name="v_lin")(x, deterministic)
-        q, k, v = (array.reshape(split_heads) for array in (q * (dim // heads) ** -0.5, k, v))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+        q = LoRADense(dim, self.rank, self.alpha, name="q_lin")(x[:, :read], rates.lora_dropout)
+        k = _frozen_dense(dim, x.dtype, "k_lin")(x)
+        v = LoRADense(dim, self.rank, self.alpha, name="v_lin")(x, rates.lora_dropout)
+        scaled = q * (dim // heads) ** -0.5
+        q, k, v = (array.reshape(*array.shape[:-1], heads, dim // heads) for array in (scaled, k, v))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32)
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        weights = Dropout(self.rates.attention)(jax.nn.softmax(scores, axis=-1), deterministic)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
-        return _frozen_dense(dim, "out_lin")(mixed)
+        weights = Dropout()(softmax(scores).astype(x.dtype), rates.attention_dropout)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return _frozen_dense(dim, x.dtype, "out_lin")(mixed.reshape(*mixed.shape[:-2], dim))
 
 
 class Block(nn.Module):
     sizes: EncoderSizes
     rank: int
     alpha: float
-    rates: Rates
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array, rates: Rates, read: int) -> jax.Array:
+        """The states of the first `read` tokens, which attend to all."""
         sizes = self.sizes
-        attention = Attention(sizes, self.rank, self.alpha, self.rates, name="attention")
-        x = _layer_norm(sizes.layer_norm_eps, "sa_layer_norm")(attention(x, mask, deterministic) + x)
-        hidden = _gelu(_frozen_dense(sizes.hidden, "lin1")(x))
-        hidden = Dropout(self.rates.block)(_frozen_dense(sizes.dim, "lin2")(hidden), deterministic)
-        return _layer_norm(sizes.layer_norm_eps, "output_layer_norm")(hidden + x)
+        attention = Attention(sizes, self.rank, self.alpha, name="attention")(x, mask, rates, read)
+        x = LayerNorm(sizes.layer_norm_eps, name="sa_layer_norm")(attention + x[:, :read])
+        hidden = _gelu(_frozen_dense(sizes.hidden, x.dtype, "lin1")(x))
+        hidden = Dropout()(_frozen_dense(sizes.dim, x.dtype, "lin2")(hidden), rates.dropout)
+        return LayerNorm(sizes.layer_norm_eps, name="output_layer_norm")(hidden + x)
 
 
 class Embeddings(nn.Module):
     sizes: EncoderSizes
-    rate: float
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, tokens: jax.Array, dropout: Rate) -> jax.Array:
         sizes, zeros = self.sizes, nn.initializers.zeros
         words = nn.Embed(sizes.vocabulary_size, sizes.dim, embedding_init=zeros, name="word")(tokens)
         table = self.param("position", zeros, (sizes.positions, sizes.dim))
         x = words + table[None, : tokens.shape[1]]
-        return Dropout(self.rate)(_layer_norm(sizes.layer_norm_eps, "layer_norm")(x), deterministic)
+        return Dropout()(LayerNorm(sizes.layer_norm_eps, name="layer_norm")(x), dropout)
 
 
 class Classifier(nn.Module):
@@ -105,19 +133,19 @@ class Classifier(nn.Module):
     num_classes: int
     rank: int
     alpha: float
-    rates: Rates
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(self, tokens: jax.Array, rates: Rates = EVALUATION) -> jax.Array:
         mask = tokens != 0
-        x = Embeddings(self.sizes, self.rates.block, name="embeddings")(tokens, deterministic)
+        x = Embeddings(self.sizes, name="embeddings")(tokens, rates.dropout)
         for layer in range(self.sizes.layers):
-            block = Block(self.sizes, self.rank, self.alpha, self.rates, name=f"layer_{layer}")
-            x = block(x, mask, deterministic)
+            # The head reads the first token alone, so the last block need not compute the others.
+            read = 1 if layer == self.sizes.layers - 1 else tokens.shape[1]
+            x = Block(self.sizes, self.rank, self.alpha, name=f"layer_{layer}")(x, mask, rates, read)
         init = nn.initializers.normal(0.02)
-        x = nn.Dense(self.sizes.dim, kernel_init=init, name="pre_classifier")(x[:, 0])
-        x = Dropout(self.rates.head)(jax.nn.relu(x), deterministic)
-        return nn.Dense(self.num_classes, kernel_init=init, name="classifier")(x)
+        x = nn.Dense(self.sizes.dim, dtype=x.dtype, kernel_init=init, name="pre_classifier")(x[:, 0])
+        x = Dropout()(jax.nn.relu(x), rates.head_dropout)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="classifier")(x)
 
 
 def is_trainable(path: KeyPath) -> bool:
@@ -127,9 +155,14 @@ def is_trainable(path: KeyPath) -> bool:
 
 def frozen_shapes(sizes: EncoderSizes) -> Params:
     """The tree of `jax.ShapeDtypeStruct` that `transformer` takes as `frozen`; allocates nothing."""
-    module = Classifier(sizes, num_classes=1, rank=1, alpha=1.0, rates=Rates(0.0, 0.0, 0.0, 0.0))
+    module = Classifier(sizes, num_classes=1, rank=1, alpha=1.0)
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     return split(variables["params"], is_trainable)[1]
+
+
+def _matrices_in(dtype: jnp.dtype, frozen: Params) -> Params:
+    """Kernels and embedding tables in `dtype`; those that are, and every vector, as they were."""
+    return jax.tree.map(lambda x: x if x.ndim < 2 or x.dtype == dtype else x.astype(dtype), frozen)
 
 
 def transformer(
@@ -142,15 +175,18 @@ def transformer(
     dropout: float = 0.1,
     attention_dropout: float = 0.1,
     head_dropout: float = 0.2,
+    compute_dtype: str = "float32",
 ) -> Model:
     """DistilBERT for sequence classification on the frozen weights of a checkpoint.
 
-    `checkpoint_sizes` and `frozen` are what `pretrained.load_checkpoint` gives; `init` returns that `frozen`.
-    Trainable: LoRA factors (B = 0) and the head pre_classifier -> ReLU -> dropout -> classifier on the first
-    token (normal(0.02), bias 0). tokens: i32[B, T], 0 is padding and is masked, T <= positions.
+    `checkpoint_sizes` and `frozen` are what `pretrained.load_checkpoint` gives; `init` returns that `frozen`,
+    its matrices in `compute_dtype` (`float32` or `bfloat16`, the type of products and activations).
+    Trainable, in float32: LoRA factors (B = 0) and the head pre_classifier -> ReLU -> dropout -> classifier on
+    the first token (normal(0.02), bias 0). tokens: i32[B, T], 0 is padding and is masked, T <= positions.
     """
-    rates = Rates(lora_dropout, dropout, attention_dropout, head_dropout)
-    module = Classifier(checkpoint_sizes, num_classes, lora_rank, lora_alpha, rates)
+    own = Rates(lora_dropout, dropout, attention_dropout, head_dropout)
+    module = Classifier(checkpoint_sizes, num_classes, lora_rank, lora_alpha)
+    frozen = _matrices_in(jnp.dtype(compute_dtype), frozen)
 
     @jax.jit  # the zeros that stand for the frozen weights are dead code here, so none is allocated
     def init_trainable(key: jax.Array) -> Params:
@@ -159,8 +195,16 @@ def transformer(
     def init(key: jax.Array) -> tuple[Params, Params]:
         return init_trainable(key), frozen
 
-    def apply(trainable: Params, frozen: Params, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": merge(trainable, frozen)}, tokens, key is None, rngs=rngs)
+    def apply(
+        trainable: Params,
+        frozen: Params,
+        tokens: jax.Array,
+        key: jax.Array | None = None,
+        rates: Mapping[str, Rate] | None = None,
+    ) -> jax.Array:
+        params = {"params": merge(trainable, frozen)}
+        if key is None:
+            return module.apply(params, tokens)
+        return module.apply(params, tokens, own._replace(**rates or {}), rngs={"dropout": key})
 
-    return Model(init, apply, is_adapter)
+    return Model(init, apply, is_adapter, {name: rate for name, rate in own._asdict().items() if rate})

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from fedjax_paradox.models.base import Dropout, KeyPath, Params
+from fedjax_paradox.models.base import Dropout, KeyPath, Params, Rate
 
 LORA_LEAVES = ("lora_a", "lora_b")
 
@@ -23,25 +23,26 @@ def is_adapter(path: KeyPath) -> bool:
 class LoRADense(nn.Module):
     """y = x W + b + (alpha / rank) dropout(x) A B (Hu et al. 2021, eq. 3), W and b frozen.
 
-    x: f32[..., in] -> f32[..., features]. A ~ U(+-1/sqrt(in)) (kaiming_uniform with a = sqrt(5), as PEFT),
-    B = 0, so that training starts from the frozen model. Three plain products: under `vmap` with a shared W
-    the first stays one large product over all lanes.
+    x: [..., in] -> [..., features] in the type of x, to which the leaves are cast.
+    A ~ U(+-1/sqrt(in)) (kaiming_uniform with a = sqrt(5), as PEFT), B = 0, so that training starts from the
+    frozen model. Three plain products: under `vmap` with a shared W the first stays one large product over
+    all lanes.
     """
 
     features: int
     rank: int
     alpha: float
-    dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout: Rate) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
         a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         lora_a = self.param("lora_a", a_init, (shape[0], self.rank))
         lora_b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features))
-        update = (Dropout(self.dropout)(x, deterministic) @ lora_a) * (self.alpha / self.rank) @ lora_b
+        kernel, bias, lora_a, lora_b = (leaf.astype(x.dtype) for leaf in (kernel, bias, lora_a, lora_b))
+        update = (Dropout()(x, dropout) @ lora_a) * (self.alpha / self.rank) @ lora_b
         y = x @ kernel
         return y + jnp.broadcast_to(bias, y.shape) + update
 

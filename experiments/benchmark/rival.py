@@ -1,0 +1,165 @@
+"""The loop that a researcher writes today: PyTorch, transformers and PEFT, one client after another.
+
+It trains the same rows in the same batches as our engine and predicts the same rows, with dropout on and the
+same hyper-parameters; its weights and dropout masks are its own.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional
+
+from fedjax_paradox.program import Program
+from fedjax_paradox.rounds import plan_round, predict_batches
+
+Weights = dict[str, torch.Tensor]
+
+
+class Client(NamedTuple):
+    rows: int  # n_k
+    steps: Sequence[torch.Tensor]  # i64[<= B] each
+
+
+class TextCNN(nn.Module):
+    """Kim's TextCNN. tokens: i64[B, T] -> logits [B, C]."""
+
+    def __init__(self, vocabulary: int, classes: int, spec) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, spec.embedding_size, padding_idx=0)
+        self.convolutions = nn.ModuleList(nn.Conv1d(spec.embedding_size, spec.filters, w) for w in spec.widths)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.classifier = nn.Linear(spec.filters * len(spec.widths), classes)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens).transpose(1, 2)
+        features = [functional.relu(convolution(x).max(dim=2).values) for convolution in self.convolutions]
+        return self.classifier(self.dropout(torch.cat(features, dim=1)))
+
+
+class Classifier(nn.Module):
+    """DistilBERT with PEFT's LoRA and a trained head. tokens: i64[B, T], 0 is padding -> logits [B, C]."""
+
+    def __init__(self, folder: Path, classes: int, spec) -> None:
+        super().__init__()
+        rates = {"dropout": spec.dropout, "attention_dropout": spec.attention_dropout}
+        base = transformers.DistilBertForSequenceClassification.from_pretrained(
+            folder, num_labels=classes, seq_classif_dropout=spec.head_dropout, **rates
+        )
+        lora = LoraConfig(
+            task_type="SEQ_CLS",
+            r=spec.lora_rank,
+            lora_alpha=spec.lora_alpha,
+            lora_dropout=spec.lora_dropout,
+            target_modules=["q_lin", "v_lin"],
+            modules_to_save=["pre_classifier", "classifier"],
+        )
+        self.peft = get_peft_model(base, lora)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.peft(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
+
+
+def build(program: Program) -> nn.Module:
+    """The model of a program's cells, with random or the checkpoint's weights; sets PyTorch to all cores."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # What XLA does with float32 on a GPU unless told otherwise; without effect on a CPU.
+    torch.set_float32_matmul_precision("high")
+    spec, classes = program.cells[0].architecture, len(program.corpus.classes)
+    if hasattr(spec, "filters"):
+        return TextCNN(program.corpus.vocabulary_size, classes, spec)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    # PEFT asks for a property by its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    return Classifier(Path(spec.weights), classes, spec)
+
+
+def rounds(program: Program, module: nn.Module, device: str, bfloat16: bool) -> Iterator[float]:
+    """Trains and predicts every round of the program's only cell; yields each round's seconds."""
+    module.to(device)
+    tokens, labels = (torch.tensor(np.asarray(array), dtype=torch.long, device=device) for array in program.data)
+    batches = torch.tensor(predict_batches(program), dtype=torch.long, device=device)
+    autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=bfloat16)
+    weights = _copy(module)
+    for number in range(1, program.cells[0].rounds + 1):
+        people = clients(program, number, device)
+        began = time.monotonic()
+        weights = train(module, weights, people, (tokens, labels), optimizer(program), autocast)
+        predict(module, tokens, batches, autocast)  # ends with a transfer, so the device is idle after it
+        yield time.monotonic() - began
+
+
+def clients(program: Program, number: int, device: str) -> list[Client]:
+    """The round's clients with the very batches of our schedule, without its padding."""
+    jobs, _ = plan_round(program, number)
+    return [
+        Client(
+            len(program.clients[0].train[job.client]),
+            [torch.tensor(step[step >= 0], dtype=torch.long, device=device) for step in job.steps],
+        )
+        for job in jobs
+    ]
+
+
+def optimizer(program: Program) -> Callable[..., torch.optim.Optimizer]:
+    """PyTorch's fused optimizers, its fastest on CPUs too."""
+    local = program.cells[0].local
+    shared = {"lr": local.learning_rate, "weight_decay": local.weight_decay, "fused": True}
+    if local.optimizer == "adamw":
+        return partial(torch.optim.AdamW, **shared)
+    return partial(torch.optim.SGD, momentum=local.momentum, **shared)
+
+
+def train(
+    module: nn.Module,
+    weights: Weights,
+    people: Sequence[Client],
+    data: tuple[torch.Tensor, torch.Tensor],
+    make_optimizer: Callable[..., torch.optim.Optimizer],
+    autocast: Callable,
+) -> Weights:
+    """Every client in turn from the global weights, then FedAvg: the mean weighted by n_k. Loads and returns it."""
+    tokens, labels = data
+    total = sum(client.rows for client in people)
+    mean = {name: torch.zeros_like(leaf) for name, leaf in weights.items()}
+    module.train()
+    for client in people:
+        module.load_state_dict(weights, strict=False)
+        local = make_optimizer([leaf for leaf in module.parameters() if leaf.requires_grad])
+        for rows in client.steps:
+            local.zero_grad(set_to_none=True)
+            with autocast():
+                loss = functional.cross_entropy(module(tokens[rows]), labels[rows])
+            loss.backward()
+            local.step()
+        for name, leaf in _trainable(module).items():
+            mean[name].add_(leaf.detach(), alpha=client.rows / total)
+    module.load_state_dict(mean, strict=False)
+    return mean
+
+
+@torch.inference_mode()
+def predict(module: nn.Module, tokens: torch.Tensor, batches: torch.Tensor, autocast: Callable) -> np.ndarray:
+    """i64[batches, B], the predicted class of every row."""
+    module.eval()
+    with autocast():
+        classes = [module(tokens[rows]).argmax(dim=1) for rows in batches]
+    return torch.stack(classes).cpu().numpy()
+
+
+def _trainable(module: nn.Module) -> Weights:
+    return {name: leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
+
+
+def _copy(module: nn.Module) -> Weights:
+    return {name: leaf.detach().clone() for name, leaf in _trainable(module).items()}

@@ -1,0 +1,129 @@
+"""How time grows with clients, cells, lanes and devices."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sections import rows_per_second
+from work import Child, Settings, Study, in_child, interleaved, our_rounds, recorded, say, study, work_of
+
+from fedjax_paradox.plan import plan
+
+CLIENTS = (10, 100, 1_000, 10_000)
+CELLS = (1, 4, 16)
+LANES = DEVICES = (1, 2, 4, 8)
+MEMORY_SHARE = 0.7  # of the machine's memory that an estimate may reach
+IID = ("partition.kind=iid", "protocols=[global]")
+# Rows, then overrides. Each series gives every client a full batch at its largest number of clients, or else
+# padding alone would slow it down.
+CLIENT_SERIES = {
+    "textcnn": ("textcnn", 32_000, ()),
+    "textcnn, 500 words, batch 2": (
+        "textcnn",
+        20_000,
+        ("models.textcnn.vocabulary_size=500", "local.batch_size=2", "local.epochs=1"),
+    ),
+    "minilm, 16 tokens, batch 2": ("minilm", 2_000, ("models.minilm.max_length=16", "local.batch_size=2")),
+}
+
+
+def scaling(settings: Settings) -> dict[str, Any]:
+    return {
+        "clients": {name: _clients(settings, *series) for name, series in CLIENT_SERIES.items()},
+        "cells": _cells(settings),
+        "lanes": {model: _lanes(settings, model) for model in ("textcnn", "minilm")},
+        "devices": _devices(settings),
+        "programs": _programs(settings),
+    }
+
+
+def _clients(settings: Settings, model: str, rows: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Rows/s against clients at the same total rows, in equal parts."""
+    rows = min(rows, settings.rows["clients"])
+    studies: dict[str, Study] = {}
+    skipped: dict[str, str] = {}
+    for clients in CLIENTS:
+        reason = f"more clients than the {rows:,} rows" if clients > rows else ""
+        if not reason:
+            one = study(settings, model, rows, *IID, *overrides, f"num_clients={clients}")
+            reason = _too_large([*studies.values(), one])
+        if reason:
+            skipped[str(clients)] = reason
+        else:
+            studies[str(clients)] = one
+    return _series(settings, "clients", studies) | {"skipped": skipped}
+
+
+def _too_large(studies: Sequence[Study]) -> str:
+    """Why the last of these cannot run beside the others; empty where it can."""
+    needed = sum(_estimate(one) for one in studies)
+    room = MEMORY_SHARE * memory_bytes()
+    if needed <= room:
+        return ""
+    return f"the estimate is {_estimate(studies[-1]) / 2**30:.0f} GiB, and {room / 2**30:.0f} GiB may be used in all"
+
+
+def _estimate(one: Study) -> int:
+    planned = plan(one.experiment, one.program)
+    return planned.memory.fixed + planned.lanes * planned.memory.lane
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _series(settings: Settings, against: str, studies: dict[str, Study]) -> dict[str, Any]:
+    """Rows/s of each study, taken in turn, and relative to the first."""
+    say(f"  {against}, {next(iter(studies.values())).experiment.model}")
+    raw = interleaved({name: our_rounds(one) for name, one in studies.items()}, settings.repeats)
+    found = {name: recorded(rounds) for name, rounds in raw.items()}
+    speeds = {name: rows_per_second(one, found[name]["seconds"]) for name, one in studies.items()}
+    first = next(iter(speeds.values()))
+    return {
+        "work": {name: work_of(one.program) for name, one in studies.items()},
+        "raw": found,
+        "rows_per_second": speeds,
+        "relative": {name: speed / first for name, speed in speeds.items()},
+    }
+
+
+def _cells(settings: Settings) -> dict[str, Any]:
+    """A round's time per cell, of grids that differ in the training seed alone."""
+    studies = {
+        str(cells): study(settings, "textcnn", settings.rows["cells"], f"grid.seed={list(range(42, 42 + cells))}")
+        for cells in CELLS
+    }
+    series = _series(settings, "cells", studies)
+    per_cell = {cells: float(np.median(one["seconds"])) / int(cells) for cells, one in series["raw"].items()}
+    return series | {"per_cell": {cells: seconds / per_cell["1"] for cells, seconds in per_cell.items()}}
+
+
+def _lanes(settings: Settings, model: str) -> dict[str, Any]:
+    """Rows/s against lanes: sixteen equal clients, which 1, 2, 4 and 8 lanes share without waste."""
+    rows = settings.rows["cells"] if model == "textcnn" else 16 * 16
+    clients = (*IID, "num_clients=16")
+    return _series(
+        settings, "lanes", {str(lanes): study(settings, model, rows, *clients, f"lanes={lanes}") for lanes in LANES}
+    )
+
+
+def _devices(settings: Settings) -> dict[str, Any]:
+    """Rows/s at eight lanes on simulated devices that share this CPU: what sharding costs, no speed-up."""
+    child = Child(settings, "textcnn", settings.rows["cells"], (*IID, "num_clients=16", "lanes=8"))
+    flag = "--xla_force_host_platform_device_count"
+    runs = {str(n): in_child(child, {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flag}={n}"}) for n in DEVICES}
+    speeds = {n: one["work"]["trained_rows"] / float(np.median(one["seconds"])) for n, one in runs.items()}
+    return {"raw": runs, "rows_per_second": speeds, "relative": {n: s / speeds["1"] for n, s in speeds.items()}}
+
+
+def _programs(settings: Settings) -> dict[str, Any]:
+    """What a grid of four alphas and four seeds compiles: the training program, and anything after round 1."""
+    grid = ("grid.alpha=[0.1, 0.5, 1.0, 5.0]", "grid.seed=[42, 43, 44, 45]", "models.textcnn.vocabulary_size=500")
+    found = in_child(Child(settings, "textcnn", 256, grid), {})
+    names = [name for name, _ in found["compiled_first"] + found["compiled_later"]]
+    return {
+        "training": sum("advance" in name for name in names),
+        "after_round_1": len(found["compiled_later"]),
+        "names": names,
+    }

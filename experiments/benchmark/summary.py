@@ -1,0 +1,176 @@
+"""From raw repeats to figures: medians, ratios, the issue's bars and the Markdown table. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": median(values), "low": min(values), "high": max(values)}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median of `slow` over median of `fast`: how many times as fast the second is."""
+    return median(slow) / median(fast)
+
+
+def shares(phases: Sequence[Mapping[str, float]], seconds: Sequence[float]) -> dict[str, float]:
+    """Each phase's median share of its round; phases: one mapping a round, seconds: the rounds' lengths."""
+    return {name: median(p[name] / s for p, s in zip(phases, seconds, strict=True)) for name in phases[0]}
+
+
+def bookkeeping(phases: Sequence[Mapping[str, float]], seconds: Sequence[float]) -> float:
+    """Median share of a round that neither trains nor predicts."""
+    names = ("schedule", "aggregation", "checkpoint")
+    return median(sum(p[name] for name in names) / s for p, s in zip(phases, seconds, strict=True))
+
+
+class Bar(NamedTuple):
+    """`path` leads to the figure in the results; `sign` is >=, <= or ==."""
+
+    figure: str
+    path: tuple[str, ...]
+    sign: str
+    bound: float
+
+
+BARS = (
+    Bar(
+        "DistilBERT-sized round, PyTorch + PEFT float32 / ours float32",
+        ("rounds", "distilbert", "ratios", "PyTorch float32 / ours float32"),
+        ">=",
+        1.5,
+    ),
+    Bar(
+        "TextCNN round, PyTorch float32 / ours float32",
+        ("rounds", "textcnn", "ratios", "PyTorch float32 / ours float32"),
+        ">=",
+        2.0,
+    ),
+    Bar("useful FLOP/s of the DistilBERT-sized step / matrix-product rate", ("step", "float32", "share"), ">=", 0.7),
+    Bar("waste on the published partition at alpha 0.1", ("waste", "alpha 0.1", "chosen"), "<=", 0.03),
+    Bar("waste on a grid of 4 alphas x 5 seeds", ("waste", "grid", "chosen"), "<=", 0.02),
+    Bar("time per cell, 16 TextCNN cells / one cell", ("scaling", "cells", "per_cell", "16"), "<=", 1.05),
+    Bar(
+        "rows/s, TextCNN, 1,000 clients / 10 clients", ("scaling", "clients", "textcnn", "relative", "1000"), ">=", 0.9
+    ),
+    Bar("schedule + aggregation + checkpoint, share of a MiniLM-sized round", ("phases", "bookkeeping"), "<=", 0.03),
+    Bar("training programs compiled for a 16-cell grid", ("scaling", "programs", "training"), "==", 1),
+)
+
+
+def bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every bar beside what was measured; `measured` and `met` are None where nothing was."""
+    return [_judged(bar, _found(results, bar.path)) for bar in BARS]
+
+
+def _judged(bar: Bar, measured: float | None) -> dict[str, Any]:
+    verdicts = {">=": lambda x: x >= bar.bound, "<=": lambda x: x <= bar.bound, "==": lambda x: x == bar.bound}
+    met = None if measured is None else verdicts[bar.sign](measured)
+    return {"figure": bar.figure, "bar": f"{bar.sign} {bar.bound:g}", "measured": measured, "met": met}
+
+
+def _found(results: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    at: Any = results
+    for key in path:
+        if not isinstance(at, Mapping) or key not in at:
+            return None
+        at = at[key]
+    return at
+
+
+# ---- Markdown
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The whole page: the bars, then a table for each section that was run."""
+    machine = results["machine"]
+    head = (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"JAX on {machine['devices'][0]}; {results['date']}; `{results['command']}`"
+    )
+    sections = [(name, table) for name, table in TABLES.items() if name in results]
+    parts = [f"### {name.capitalize()}\n\n{table(results[name])}" for name, table in sections]
+    return "\n\n".join([head, f"### Bars\n\n{bar_table(results['bars'])}", *parts]) + "\n"
+
+
+def bar_table(judged: Sequence[Mapping[str, Any]]) -> str:
+    words = {None: "not measured", True: "met", False: "**not met**"}
+    rows = [(bar["figure"], bar["bar"], _number(bar["measured"]), words[bar["met"]]) for bar in judged]
+    return table(("figure", "bar", "measured", ""), rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    found = spread(values)
+    return f"{_number(found['median'])} ({_number(found['low'])} to {_number(found['high'])})"
+
+
+def _rounds(section: Mapping[str, Any]) -> str:
+    rows = []
+    for model, found in section.items():
+        for name, one in found["contenders"].items():
+            rate = _number(found["work"]["trained_rows"] / median(one["seconds"]))
+            relative = _number(ratio(one["seconds"], found["contenders"]["ours float32"]["seconds"]))
+            rows.append((model, name, f"{found['work']['train_rows']:,}", _spread(one["seconds"]), rate, relative))
+    return table(("model", "", "train rows", "s a round (min to max)", "trained rows/s", "time / ours float32"), rows)
+
+
+def _step(section: Mapping[str, Any]) -> str:
+    names = ("gflops_needed", "gflops_full", "matrix_gflops", "share", "share_full")
+    rows = [(precision, *(_number(found[name]) for name in names)) for precision, found in section.items()]
+    head = (
+        "",
+        "needed GFLOP/s",
+        "with the whole last block",
+        "matrix products, GFLOP/s",
+        "share",
+        "share, whole last block",
+    )
+    return table(head, rows)
+
+
+def _scaling(section: Mapping[str, Any]) -> str:
+    rows = []
+    for model, found in section.get("clients", {}).items():
+        rows += _points(f"clients, {model}", found, "rows_per_second", "rows/s")
+    if "cells" in section:
+        rows += _points("cells, TextCNN", section["cells"], "per_cell", "time per cell / one cell")
+    for model, found in section.get("lanes", {}).items():
+        rows += _points(f"lanes, {model}", found, "rows_per_second", "rows/s")
+    if "devices" in section:
+        rows += _points("simulated devices, TextCNN", section["devices"], "rows_per_second", "rows/s")
+    return table(("against", "", "figure", "unit"), rows)
+
+
+def _points(name: str, found: Mapping[str, Any], figure: str, unit: str) -> list[tuple[str, ...]]:
+    measured = [(name, f"{int(x):,}", _number(y), unit) for x, y in found[figure].items()]
+    return measured + [(name, f"{int(x):,}", "–", f"left out: {why}") for x, why in found.get("skipped", {}).items()]
+
+
+def _waste(section: Mapping[str, Any]) -> str:
+    lanes = list(next(iter(section.values()))["textcnn"]["lanes"])
+    rows = [
+        (name, model, *(f"{100 * found[model]['lanes'][n]:.2f}" for n in lanes), str(found[model]["chosen_lanes"]))
+        for name, found in section.items()
+        for model in ("textcnn", "transformer")
+    ]
+    return "Waste in % by lanes.\n\n" + table(("", "schedule of", *lanes, "chosen lanes"), rows)
+
+
+def _phases(section: Mapping[str, Any]) -> str:
+    rows = [(name, f"{100 * share:.2f} %") for name, share in section["shares"].items()]
+    rows += [(f"compilation, {name}", f"{seconds:.2f} s") for name, seconds in section["compilation"].items()]
+    return table(("MiniLM-sized", "share of a round, or time"), rows)
+
+
+TABLES = {"rounds": _rounds, "step": _step, "scaling": _scaling, "waste": _waste, "phases": _phases}

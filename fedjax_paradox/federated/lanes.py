@@ -1,0 +1,193 @@
+"""Lanes: the part of the compiled program that trains, one job a lane at a time, on one device.
+
+Axes: P cells, J rows of the result buffer, L lanes of this device, B batch, T tokens, N rows.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_paradox.federated.local import OPTIMIZERS, Objective, local_step
+from fedjax_paradox.federated.schedule import Chunk
+from fedjax_paradox.federated.sparse import Table, empty, finish, sparse_step
+from fedjax_paradox.federated.types import Hyper, Tree
+
+
+class Training(NamedTuple):
+    """What is structure in a local update; everything else is data."""
+
+    apply: Callable[..., jax.Array]  # (trainable, frozen, tokens, key[, rates]) -> logits f32[B, C]
+    objective: Objective
+    optimizer: str  # a key of `OPTIMIZERS`
+    table: str | None = None  # the trainable leaf that `sparse_step` trains; needs "sgd"
+
+
+class Data(NamedTuple):
+    """The corpus on the device: train rows first, then test rows."""
+
+    tokens: Any  # i32[N, T]
+    labels: Any  # i32[N]
+
+
+class Lanes(NamedTuple):
+    """What each lane is in the middle of."""
+
+    params: Tree  # [L, ...], without the sparse table
+    optimizer: Tree  # [L, ...]
+    table: Table | None  # [L, ...]
+    loss: jax.Array  # f32[L], summed over the rows visited so far
+    visited: jax.Array  # f32[L], rows visited so far
+
+
+class Results(NamedTuple):
+    """The finished jobs of a round; every job of the round overwrites its row on the device that trained it."""
+
+    leaves: Tree  # [D, J, ...] over all devices
+    loss: jax.Array  # f32[D, J], mean training loss
+
+
+def start(
+    training: Training, globals_: Tree, num_lanes: int, num_slots: int, num_devices: int
+) -> tuple[Lanes, Results]:
+    """Empty lanes and empty result buffers.
+
+    Args:
+      globals_: [P, ...], only shapes and types are read.
+      num_lanes: of all devices; num_slots: J.
+    """
+    zero = jnp.zeros((), jnp.float32)
+    one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), globals_)
+    params, table = _parted(training.table, one)
+    state = OPTIMIZERS[training.optimizer](Hyper(zero, zero, zero, zero)).init(params)
+    rows = None if table is None else empty(table.shape, table.dtype)
+
+    def repeated(tree: Tree, *times: int) -> Tree:
+        return jax.tree.map(lambda leaf: jnp.zeros((*times, *leaf.shape), leaf.dtype), tree)
+
+    lanes = Lanes(*(repeated(part, num_lanes) for part in (params, state, rows, zero, zero)))
+    return lanes, Results(*(repeated(part, num_devices, num_slots) for part in (one, zero)))
+
+
+def advance(
+    training: Training,
+    lanes: Lanes,
+    globals_: Tree,
+    hyper: Hyper,
+    frozen: Tree,
+    data: Data,
+    chunk: Chunk,
+) -> tuple[Lanes, jax.Array]:
+    """Trains every lane for one chunk: a loop over the live steps, each vmapped over lanes.
+
+    At a job's first chunk its lane loads the cell's global leaves and a fresh optimizer state. The number
+    of live steps is data, so chunks of any length share one program.
+
+    Args:
+      globals_: [P, ...] trainable leaves of every cell; hyper: f32[P]; frozen: shared by all lanes.
+
+    Returns:
+      (lanes, i32[] rows trained).
+    """
+    params, table = _parted(training.table, globals_)
+    begin, numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], (params, hyper))
+    lanes = jax.vmap(partial(_load, training.optimizer))(lanes, chunk.first, begin, numbers)
+    keys = jax.vmap(_job_key, in_axes=(0, None, 0))(chunk.seed, chunk.round, chunk.client)
+    one_lane = partial(_one_step, training, frozen, data, table)
+
+    def step(number: jax.Array, lanes: Lanes) -> Lanes:
+        done, rows = chunk.step + number, chunk.rows[:, number]
+        return jax.vmap(one_lane)(lanes, begin, numbers, keys, chunk.cell, done, rows)
+
+    lanes = jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.live, step, lanes)
+    return lanes, jnp.sum((chunk.rows >= 0).astype(jnp.int32))
+
+
+def store(training: Training, results: Results, lanes: Lanes, globals_: Tree, hyper: Hyper, chunk: Chunk) -> Results:
+    """Puts the leaves of the lanes whose job ended with `chunk` into the jobs' rows.
+
+    Args:
+      results: this device's, [1, J, ...].
+
+    Returns:
+      results. A job whose leaves are not finite gets the loss NaN.
+    """
+    leaves = lanes.params
+    _, table = _parted(training.table, globals_)
+    if training.table is not None:
+        numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], hyper)
+        whole = jax.vmap(lambda rows, cell, *rest: finish(rows, table[cell], *rest))(
+            lanes.table, chunk.cell, chunk.step + chunk.live, numbers
+        )
+        leaves = {**leaves, training.table: whole}
+    loss = lanes.loss / jnp.maximum(lanes.visited, 1.0)
+    finished = Results(leaves, jnp.where(_finite(leaves), loss, jnp.nan))
+    row = jnp.where(chunk.last, chunk.slot, results.loss.shape[1])
+    return jax.tree.map(lambda buffer, new: buffer.at[0, row].set(new, mode="drop"), results, finished)
+
+
+def _one_step(
+    training: Training,
+    frozen: Tree,
+    data: Data,
+    table: jax.Array | None,
+    lane: Lanes,
+    begin: Tree,
+    numbers: Hyper,
+    key: jax.Array,
+    cell: jax.Array,
+    done: jax.Array,
+    rows: jax.Array,
+) -> Lanes:
+    """One lane, one step; done: i32[], the job's steps before this one; rows: i32[B]."""
+    batch = (data.tokens[rows], data.labels[rows], rows >= 0)
+    # A model without dropout rates may have an `apply` that takes none.
+    rates = {"rates": numbers.rates} if numbers.rates else {}
+
+    def step(state: tuple[Tree, Tree], batch: tuple[jax.Array, jax.Array, jax.Array], begin: Tree) -> tuple:
+        return local_step(
+            lambda leaves, tokens, key: training.apply(leaves, frozen, tokens, key, **rates),
+            training.objective,
+            OPTIMIZERS[training.optimizer],
+            state,
+            batch,
+            jax.random.fold_in(key, done),
+            begin,
+            numbers,
+        )
+
+    state, sparse = (lane.params, lane.optimizer), lane.table
+    if training.table is None or table is None or sparse is None:
+        state, loss = step(state, batch, begin)
+    else:
+        start_rows = lambda ids: table[cell, ids]  # noqa: E731
+        state, sparse, loss = sparse_step(step, training.table, state, sparse, batch, begin, start_rows, done, numbers)
+    return Lanes(*state, sparse, lane.loss + loss, lane.visited + jnp.sum((rows >= 0).astype(jnp.float32)))
+
+
+def _parted(name: str | None, leaves: Tree) -> tuple[Tree, Any]:
+    """(the leaves without the sparse table, the table); None where there is none."""
+    if name is None:
+        return leaves, None
+    return {key: leaf for key, leaf in leaves.items() if key != name}, leaves[name]
+
+
+def _finite(leaves: Tree) -> jax.Array:
+    """bool[L], every number of the lane's leaves is finite."""
+    each = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(leaves)]
+    return jnp.all(jnp.stack(each), axis=0)
+
+
+def _load(optimizer: str, lane: Lanes, first: jax.Array, begin: Tree, hyper: Hyper) -> Lanes:
+    """The lane as it was, or at the start of a job where `first` is True."""
+    zero, table = jnp.zeros((), jnp.float32), lane.table
+    if table is not None:
+        table = table._replace(updated=jnp.zeros_like(table.updated))
+    fresh = Lanes(begin, OPTIMIZERS[optimizer](hyper).init(begin), table, zero, zero)
+    return jax.tree.map(lambda new, old: new if new is old else jnp.where(first, new, old), fresh, lane)
+
+
+def _job_key(seed: jax.Array, round_: jax.Array, client: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), round_), client)

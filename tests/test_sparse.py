@@ -1,0 +1,113 @@
+"""The sparse embedding update against dense SGD, in float64, where both agree to rounding."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_paradox.federated.local import OBJECTIVES, local_step, sgd
+from fedjax_paradox.federated.sparse import empty, finish, sparse_step
+from fedjax_paradox.federated.types import Hyper
+
+WORDS, WIDTH, CLASSES, BATCH, LENGTH = 30, 3, 4, 5, 6
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    # The masked mean counts its rows in float32, exactly.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def apply(params, tokens, key):  # noqa: ARG001
+    """Reads the table at its tokens, row 0 never, and not linearly, so that gradients depend on the weights."""
+    rows = jnp.where((tokens != 0)[..., None], params["table"][tokens], 0.0)
+    return jnp.tanh(rows).sum(axis=1) @ params["matrix"]
+
+
+def batches(generator, steps):
+    """Few words a step, so that most rows rest for long; some steps are masked throughout, rows and words repeat."""
+    for _ in range(steps):
+        some = generator.choice(WORDS, 4)
+        tokens = generator.choice(some, (BATCH, LENGTH)).astype(np.int32)
+        tokens[:, generator.integers(1, LENGTH) :] = 0
+        mask = np.zeros(BATCH, bool) if generator.random() < 0.1 else generator.random(BATCH) < 0.8
+        yield jnp.asarray(tokens), jnp.asarray(generator.integers(0, CLASSES, BATCH)), jnp.asarray(mask)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([0.0, 0.9]),
+    st.sampled_from([0.0, 0.05]),
+    st.sampled_from([0.0, 0.3]),
+)
+def test_equals_dense_sgd(seed, momentum, decay, mu):
+    generator = np.random.default_rng(seed)
+    start = {
+        "table": jnp.asarray(generator.normal(size=(WORDS, WIDTH))).at[0].set(0.0),
+        "matrix": jnp.asarray(generator.normal(size=(WIDTH, CLASSES))),
+    }
+    hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (0.1, momentum, decay, mu)))
+    step = jax.jit(partial(local_step, apply, OBJECTIVES["fedprox"], sgd))
+    dense, optimizer = start, sgd(hyper).init(start)
+    matrix = {"matrix": start["matrix"]}
+    state, table = (matrix, sgd(hyper).init(matrix)), empty((WORDS, WIDTH), jnp.dtype(jnp.float64))
+    named = jax.jit(
+        lambda state, table, batch, number, key: sparse_step(
+            lambda state, batch, begin: step(state, batch, key, begin, hyper),
+            "table",
+            state,
+            table,
+            batch,
+            matrix,
+            lambda rows: start["table"][rows],
+            number,
+            hyper,
+        )
+    )
+    number = 0
+    for batch in batches(generator, 40):
+        key = jax.random.key(0)
+        (dense, optimizer), loss = step((dense, optimizer), batch, key, start, hyper)
+        state, table, ours = named(state, table, batch, number, key)
+        number += bool(batch[2].any())  # a step without rows is none
+        chex.assert_trees_all_close(ours, loss, rtol=1e-9)
+    whole = {**state[0], "table": finish(table, start["table"], number, hyper)}
+    # Forty steps of float64 rounding, each some 1e-16 of numbers near 1.
+    chex.assert_trees_all_close(whole, dense, rtol=1e-10, atol=1e-12)
+    if momentum + decay + mu > 0:
+        assert not np.array_equal(table.weights, dense["table"])  # most rows were indeed left behind
+
+
+def test_a_fresh_job_sees_nothing_of_the_one_before():
+    generator = np.random.default_rng(1)
+    hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (0.1, 0.9, 0.0, 0.0)))
+    start = jnp.asarray(generator.normal(size=(WORDS, WIDTH)))
+    used = empty((WORDS, WIDTH), jnp.dtype(jnp.float64))._replace(
+        weights=jnp.full((WORDS, WIDTH), jnp.nan), momentum=jnp.full((WORDS, WIDTH), jnp.nan)
+    )
+    assert np.array_equal(finish(used, start, 7, hyper), start)
+
+
+def test_momentum_of_a_row_at_rest_in_closed_form():
+    """w - lr m (mu + mu^2 + ... + mu^d) = w - lr m mu (1 - mu^d) / (1 - mu)."""
+    lr, mu, steps = 0.1, 0.9, np.array([0, 1, 2, 50, 3000])
+    hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (lr, mu, 0.0, 0.0)))
+    rows = jnp.ones((len(steps), 1))
+    table = empty((len(steps), 1), jnp.dtype(jnp.float64))._replace(
+        weights=2 * rows, momentum=3 * rows, updated=jnp.asarray(4000 - steps, jnp.int32)
+    )
+    expected = 2 - lr * 3 * mu * (1 - mu**steps) / (1 - mu)
+    np.testing.assert_allclose(finish(table, rows, 4000, hyper)[:, 0], expected, rtol=1e-12)
+
+
+def test_the_trace_is_where_the_sparse_step_looks_for_it():
+    state = sgd(Hyper(*(jnp.ones(()) for _ in range(4)))).init({"matrix": jnp.zeros(2)})
+    assert list(optax.tree_utils.tree_get(state, "trace")) == ["matrix"]
