@@ -40,18 +40,28 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="One process of a Slurm job or TPU pod.")] = False,
+    coordinator: Annotated[str | None, typer.Option(help="Elsewhere: HOST:PORT of process 0.")] = None,
+    num_processes: Annotated[int | None, typer.Option(help="With --coordinator: how many processes.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="With --coordinator: which of them, from 0.")] = None,
 ) -> None:
     """Run an experiment; the same command again goes on where it stopped."""
     experiment = load(config, overrides or [])
     # JAX takes seconds to import, and a mistake in the config should not wait for it.
-    from fedjax_paradox import display
+    import jax
+
+    from fedjax_paradox import display, hosts
     from fedjax_paradox.plan import plan
     from fedjax_paradox.program import prepare
     from fedjax_paradox.run import run as run_experiment
 
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    processes = (coordinator, num_processes, process_id)
+    if distributed or processes != (None, None, None):
+        hosts.join(*processes)
     programs = prepare(cells(experiment), cache_folder())
     plans = [plan(experiment, program) for program in programs]
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
     console.print(display.plans(programs, plans), markup=False)
     if dry_run:
         return

@@ -7,8 +7,6 @@ from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import Participants
 from fedjax_paradox.program import Program, sampled
 
-PREDICT_BATCH = 64
-
 
 def job_lengths(program: Program) -> list[int]:
     """Steps of each job of round 1."""
@@ -42,7 +40,7 @@ def plan_round(program: Program, round_: int, num_lanes: int = 1) -> tuple[list[
 def predict_batches(program: Program) -> np.ndarray:
     """i32[batches, B]: `predicted`, padded with row 0 to equal numbers of batches on all devices."""
     rows, devices = program.predicted, program.engine.devices
-    size = min(PREDICT_BATCH, len(rows))
+    size = min(program.engine.predict_batch, len(rows))
     batches = -(-len(rows) // (size * devices)) * devices
     padded = np.zeros(batches * size, np.int32)
     padded[: len(rows)] = rows

@@ -12,6 +12,7 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
+from fedjax_paradox.hosts import is_writer, written_by_one
 from fedjax_paradox.plan import explained, launch
 from fedjax_paradox.program import Program
 from fedjax_paradox.rounds import measure, plan_round, predict_batches
@@ -68,7 +69,7 @@ def run(experiment: Experiment, programs: Sequence[Program], out: Path, notify: 
         "inputs": [program.inputs for program in programs],
         **surroundings(),
     }
-    with folder.claim(out, record, to_yaml(experiment)):
+    with written_by_one(folder.claim(out, record, to_yaml(experiment))):
         tables = [results.read(out)]
         for number, program in enumerate(programs):
             tables = _run_program(experiment, number, program, out, tables, notify)
@@ -115,7 +116,8 @@ def _run_program(
             lap("prediction")
             table = _table(program, round_, predicted)
             tables.append(table)
-            results.write(out, tables)  # before the checkpoint: results may be ahead of it, never behind
+            if is_writer():
+                results.write(out, tables)  # before the checkpoint: results may be ahead of it, never behind
             checkpoint.save(manager, round_, (globals_, rule_states))
             phases = lap("checkpoint")
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)

@@ -1,0 +1,99 @@
+"""How many lanes fit, and what is said where none do."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+import toy
+
+from fedjax_paradox import plan
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.federated import schedule
+
+STUDY = ("grid.seed=[1, 2]", "rounds=1", "num_clients=3")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return toy.study(toy.write(tmp_path_factory.mktemp("plan")), *STUDY)
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """A CPU on which `auto` takes lanes as an accelerator does."""
+    monkeypatch.setattr(plan, "CPU_LANES", 64)
+    monkeypatch.setattr(schedule, "waste", lambda lengths, lanes: 0.0)  # noqa: ARG005
+
+
+def launched(study, monkeypatch, memory, **changes):
+    experiment, (program,) = study
+    monkeypatch.setattr(plan, "device_memory", lambda: memory)
+    globals_, frozen = program.engine.replicate(program.initial())
+    return plan.launch(experiment.model_copy(update=changes), program, globals_, frozen)[1].loss.shape[0]
+
+
+@pytest.mark.usefixtures("several")
+def test_auto_takes_as_many_lanes_as_jobs_where_memory_is_plenty(study, monkeypatch):
+    assert launched(study, monkeypatch, 2**40) == 6
+
+
+@pytest.mark.usefixtures("several")
+def test_auto_takes_fewer_lanes_where_memory_is_short(study, monkeypatch):
+    fixed, lane = plan.memory(study[1][0])
+    assert plan.choose_lanes(study[0], study[1][0]) == 6
+    monkeypatch.setattr(plan, "device_memory", lambda: int((fixed + 3.5 * lane) / plan.MEMORY_SHARE))
+    assert plan.choose_lanes(study[0], study[1][0]) == 3
+
+
+@pytest.mark.usefixtures("several")
+def test_the_compiled_program_has_the_last_word(study, monkeypatch):
+    """The estimate says that six lanes fit, the compiled program that they do not."""
+    needed = []
+
+    def figure(compiled):
+        needed.append(compiled)
+        return 0 if len(needed) == 3 else 2**50
+
+    monkeypatch.setattr(plan, "_needed", figure)
+    assert launched(study, monkeypatch, 2**40) == 4
+
+
+def test_lanes_that_a_person_asks_for_are_refused_with_what_would_fit(study, monkeypatch):
+    fixed, lane = plan.memory(study[1][0])
+    small = int((fixed + 2.5 * lane) / plan.MEMORY_SHARE)
+    monkeypatch.setattr(plan, "_needed", lambda _: small)
+    with pytest.raises(InputError, match=r"lanes=5 of textcnn need 0\.00 GiB .*; lanes=2 should fit"):
+        launched(study, monkeypatch, small, lanes=5)
+
+
+def test_not_even_one_lane(study, monkeypatch):
+    with pytest.raises(
+        InputError, match=r"lanes=1 of textcnn .*; take fewer cells, smaller batches or a smaller model"
+    ):
+        launched(study, monkeypatch, 1000)
+
+
+def test_a_device_that_runs_out_of_memory_is_explained(study):
+    program = study[1][0]
+    with pytest.raises(InputError, match=r"lanes=4 of textcnn need [\d.]+ GiB"), plan.explained(program, 4):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), plan.explained(program, 4):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_the_estimate_against_the_compiled_program(study):
+    """Shapes alone cannot see what XLA fuses or keeps twice; within a factor of three at any number of lanes."""
+    experiment, (program,) = study
+    fixed, lane = plan.memory(program)
+    globals_, frozen = program.engine.replicate(program.initial())
+    for lanes in (1, 6):
+        few = experiment.model_copy(update={"lanes": lanes})
+        compiled, _, results = plan.launch(few, program, globals_, frozen)
+        needed = plan._needed(compiled) + sum(leaf.nbytes for leaf in jax.tree.leaves(results))
+        assert 1 / 3 < (fixed + lanes * lane) / needed < 3
+
+
+def test_the_memory_of_this_machine():
+    kib = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
+    assert plan.device_memory() == pytest.approx(1024 * kib / jax.local_device_count(), rel=0.01)
