@@ -116,7 +116,7 @@ def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
     """Every rule's state before round 1, one entry a group, cells along the first axis."""
 
     def init(group: RuleGroup) -> Tree:
-        members = jax.tree.map(lambda leaf: leaf[group.cells], globals_)
+        members = _members(group, globals_)
         return jax.vmap(lambda global_, hyper: group.build(**hyper).init(global_))(members, _traced(group))
 
     return tuple(map(init, groups))
@@ -139,7 +139,7 @@ def aggregate(
     updates = Updates(globals_, leaves, participants.client, rows, loss, class_counts, mask)
     next_states = []
     for group, state in zip(groups, states, strict=True):
-        members = jax.tree.map(lambda leaf, cells=group.cells: leaf[cells], updates)
+        members = _members(group, updates)
 
         def one(updates: Updates, state: Tree, hyper: dict, build: Callable[..., Rule] = group.build) -> tuple:
             return build(**hyper).aggregate(updates, state)
@@ -148,6 +148,13 @@ def aggregate(
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
     return globals_, tuple(next_states), loss
+
+
+def _members(group: RuleGroup, tree: Tree) -> Tree:
+    """The entries of a group's cells; of all cells without a copy, which may be as large as the memory."""
+    return jax.tree.map(
+        lambda leaf: leaf if np.array_equal(group.cells, np.arange(len(leaf))) else leaf[group.cells], tree
+    )
 
 
 def _gathered(leaf: jax.Array, device: jax.Array) -> jax.Array:

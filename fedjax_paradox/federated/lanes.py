@@ -176,8 +176,9 @@ def _parted(name: str | None, leaves: Tree) -> tuple[Tree, Any]:
 
 def _finite(leaves: Tree) -> jax.Array:
     """bool[L], every number of the lane's leaves is finite."""
-    each = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(leaves)]
-    return jnp.all(jnp.stack(each), axis=0)
+    # 0 for finite numbers and NaN for others; XLA's CPU finds the sum five times as fast as `all(isfinite)`.
+    each = [jnp.sum(0.0 * leaf, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(leaves)]
+    return jnp.all(jnp.stack(each) == 0.0, axis=0)
 
 
 def _load(optimizer: str, lane: Lanes, first: jax.Array, begin: Tree, hyper: Hyper) -> Lanes:

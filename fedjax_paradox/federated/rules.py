@@ -47,8 +47,11 @@ def weighted_mean(weighting: Weighting) -> Rule:
         weights = normalise(weighting(updates), updates.mask)
 
         def mean(leaf: jax.Array, start: jax.Array) -> jax.Array:
-            w = jnp.expand_dims(weights, tuple(range(1, leaf.ndim)))
-            total = jnp.sum(jnp.where(w > 0, w * leaf, 0.0), axis=0).astype(leaf.dtype)
+            # One client after the other: all at once, the products would take as much memory as the updates.
+            def add(k: jax.Array, total: jax.Array) -> jax.Array:
+                return total + jnp.where(weights[k] > 0, weights[k] * leaf[k], 0.0).astype(leaf.dtype)
+
+            total = jax.lax.fori_loop(0, len(leaf), add, jnp.zeros_like(start))
             return jnp.where(jnp.any(updates.mask), total, start)
 
         return jax.tree.map(mean, updates.leaves, updates.start), state
