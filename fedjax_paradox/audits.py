@@ -93,7 +93,7 @@ def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
       InputError: an unknown rule, or numbers that do not fit it.
     """
     name, numbers = parse_call(rule)
-    build = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS)
+    build = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
     if name not in RULES:
         return None
     groups = (ADAPTERS, OTHERS) if adapters else (OTHERS,)

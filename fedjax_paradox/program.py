@@ -258,24 +258,30 @@ def _rule_groups(cells: Sequence[Cell], model: Model) -> list[RuleGroup]:
         members.setdefault(name, []).append((index, numbers))
     groups = []
     for name, group in members.items():
-        build = rule_builder(name, [numbers for _, numbers in group], model.is_adapter)
+        most = max(cell.num_clients for cell in cells)
+        build = rule_builder(name, [numbers for _, numbers in group], model.is_adapter, most)
         hyper = {key: np.array([numbers[key] for _, numbers in group], np.float32) for key in group[0][1]}
         groups.append(RuleGroup(build, np.array([index for index, _ in group]), hyper))
     return groups
 
 
-def rule_builder(name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable) -> Callable[..., Rule]:
-    """The function of its hyper-parameters that makes a rule; InputError where a call's numbers do not fit."""
+def rule_builder(
+    name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable, num_clients: int
+) -> Callable[..., Rule]:
+    """The function of its hyper-parameters that makes a rule; InputError where a call's numbers do not fit.
+
+    A rule that asks for `is_adapter`, or for `num_clients` to keep a state for each client, is given it.
+    """
     build = resolve("rule", name, RULES)
-    if "is_adapter" in inspect.signature(build).parameters:
-        build = partial(build, is_adapter=is_adapter)
+    known = {"is_adapter": is_adapter, "num_clients": num_clients}
+    build = partial(build, **{key: known[key] for key in known if key in inspect.signature(build).parameters})
     for numbers in calls:
         _check_arguments(name, build, numbers)
     return build
 
 
 def _check_arguments(name: str, build: Callable, numbers: Mapping[str, float]) -> None:
-    wanted = [p for p in inspect.signature(build).parameters if p != "is_adapter"]
+    wanted = [p for p in inspect.signature(build).parameters if p not in ("is_adapter", "num_clients")]
     if sorted(numbers) != sorted(wanted):
         call = f"{name}({', '.join(f'{p}=0.5' for p in wanted)})" if wanted else name
         raise InputError(f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}")

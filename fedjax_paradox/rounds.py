@@ -20,7 +20,8 @@ def job_lengths(program: Program) -> list[int]:
 def plan_round(program: Program, round_: int, num_lanes: int = 1) -> tuple[list[schedule.Job], Participants]:
     """The round's jobs, and who fills which slot; a pure function of its arguments."""
     shape = (len(program.cells), program.slots)
-    clients, devices = np.zeros((2, *shape), np.int32)
+    devices = np.zeros(shape, np.int32)
+    clients = np.full(shape, np.iinfo(np.int32).max, np.int32)
     rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
     jobs = []

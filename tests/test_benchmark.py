@@ -106,8 +106,7 @@ def results(distilbert: float, waste: float) -> dict:
     work = {"train_rows": 1_000, "trained_rows": 5_000}
     lanes = {"lanes": {"1": 0.0, "64": 0.5}, "chosen_lanes": 2}
     return {
-        "date": "2026-01-02 03:04 UTC",
-        "command": "python run.py",
+        "commands": {"rounds": "2026-01-02 03:04 UTC: python run.py"},
         "machine": {"processor": "Some CPU", "cores": 2, "memory_gib": 24.0, "devices": ["cpu"]},
         "rounds": {
             "distilbert": {

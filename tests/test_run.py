@@ -21,6 +21,7 @@ import toy
 
 from fedjax_paradox.config import to_yaml
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.rounds import plan_round
 from fedjax_paradox.run import Finished, Started, Trained, run
 from fedjax_paradox.storage import checkpoint, results
 
@@ -541,3 +542,20 @@ def test_no_event_is_lost(config, tmp_path):
     rows = sum(event.rows for event in events if isinstance(event, Trained))
     held = {(r["cell"], r["client"]): r["train_rows"] for r in table.to_pylist()}
     assert rows == 3 * 2 * sum(held.values())  # rounds, epochs
+
+
+def test_a_rule_may_remember_every_client(config, tmp_path):
+    """Some of three and of five clients take part; the state of the others stays as it was, to the bit."""
+    study = (*STUDY, "rule=mine:last_seen", "participation=0.4")
+    _, (program,) = toy.study(config, *study)
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(program.engine.init_rules(program.initial()[0]))]
+    toy.execute(config, tmp_path / "out", *study)
+    with checkpoint.checkpoints(tmp_path / "out" / "checkpoints" / "0", 2) as manager:
+        globals_ = program.initial()[0]
+        _, (globals_, state) = checkpoint.restore(manager, (globals_, program.engine.init_rules(globals_)))
+    seen = {(job.cell, job.client) for round_ in (1, 2, 3) for job in plan_round(program, round_)[0]}
+    assert 2 < len(seen) < 8
+    for first, last, global_ in zip(before, jax.tree.leaves(state), jax.tree.leaves(globals_), strict=True):
+        assert first.shape[:2] == (2, 5)
+        assert {at for at in np.ndindex(2, 5) if not np.array_equal(first[at], last[at])} == seen
+        np.testing.assert_allclose(global_, np.asarray(last).mean(axis=1), rtol=1e-6, atol=1e-7)

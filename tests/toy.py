@@ -67,6 +67,19 @@ def momentum(decay):
     return Rule(lambda global_: jax.tree.map(jnp.zeros_like, global_), aggregate)
 
 
+def last_seen(num_clients):
+    """The mean over all clients of the leaves that each of them sent last, the first global ones before that."""
+
+    def init(global_):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), global_)
+
+    def aggregate(updates, seen):
+        seen = jax.tree.map(lambda old, new: old.at[updates.client].set(new), seen, updates.leaves)
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), seen), seen
+
+    return Rule(init, aggregate)
+
+
 def frozen_head(loss, params, start, hyper):
     """The loss and a strong pull of the head to where it was."""
     return loss + 100.0 * jnp.sum(jnp.square(params["head"] - start["head"]))

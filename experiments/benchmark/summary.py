@@ -88,7 +88,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     head = (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
-        f"JAX on {machine['devices'][0]}; {results['date']}; `{results['command']}`"
+        f"JAX on {machine['devices'][0]}\n\n"
+        + "\n".join(f"- `{line}`" for line in sorted(set(results["commands"].values())))
     )
     sections = [(name, table) for name, table in TABLES.items() if name in results]
     parts = [f"### {name.capitalize()}\n\n{table(results[name])}" for name, table in sections]

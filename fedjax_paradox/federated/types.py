@@ -29,7 +29,9 @@ class Updates(NamedTuple):
 
     start: Tree  # [...], the global leaves that the clients started from
     leaves: Tree  # [K, ...], the clients' trained leaves
-    client: jax.Array  # i32[K], which clients: a rule that remembers clients indexes its state with it
+    # i32[K], which clients, for rules that keep a state of each: state.at[client].set(...). In a slot without a
+    # client it lies past the end of any state, where JAX drops what is written.
+    client: jax.Array
     rows: jax.Array  # f32[K], train rows n_k
     loss: jax.Array  # f32[K], mean training loss over the rows that the local update visited
     class_counts: jax.Array  # f32[K, C], train rows of each class
