@@ -90,7 +90,8 @@ def launch(experiment: Experiment, program: Program, globals_: Tree, frozen: Tre
             return advance, lanes, results
         if experiment.lanes != "auto" or num_lanes == engine.devices:
             raise _too_large(program, num_lanes, needed)
-        num_lanes -= engine.devices
+        fewer = min(num_lanes - engine.devices, int(num_lanes * device_memory() / needed))
+        num_lanes = max(fewer // engine.devices, 1) * engine.devices
 
 
 @contextmanager

@@ -22,7 +22,7 @@ CLIENT_SERIES = {
     "textcnn, 500 words, batch 2": (
         "textcnn",
         20_000,
-        ("models.textcnn.vocabulary_size=500", "local.batch_size=2", "local.epochs=1"),
+        ("models.textcnn.vocabulary_size=500", "local.batch_size=2", "local.epochs=1", "local.learning_rate=0.0001"),
     ),
     "minilm, 16 tokens, batch 2": ("minilm", 2_000, ("models.minilm.max_length=16", "local.batch_size=2")),
 }
