@@ -211,7 +211,7 @@ def test_only_rows_that_a_protocol_reads_are_predicted(config, protocols):
     assert set(program.predicted.tolist()) == expected
     assert len(program.predicted) == len(expected)
     batches = predict_batches(program)
-    assert batches.shape[1] == min(64, len(expected))
+    assert batches.shape[1] == min(program.engine.predict_batch, len(expected))
     assert batches.reshape(-1)[: len(expected)].tolist() == program.predicted.tolist()
     assert (batches.reshape(-1)[len(expected) :] == 0).all()
 
