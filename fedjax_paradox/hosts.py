@@ -21,7 +21,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
       InputError: the three do not fit together, or the others do not answer.
     """
     given = (coordinator, num_processes, process_id)
-    if any(given_ is None for given_ in given) and given != (None, None, None):
+    if None in given and given != (None, None, None):
         raise InputError(
             "--coordinator, --num-processes and --process-id belong together, got "
             f"{coordinator}, {num_processes} and {process_id}; give all three, or on Slurm or a TPU pod --distributed"

@@ -63,17 +63,16 @@ class Engine(NamedTuple):
     predict: Callable[..., jax.Array]
 
 
-def build_engine(
-    training: Training, groups: Sequence[RuleGroup], devices: Sequence[jax.Device] | None = None
-) -> Engine:
+def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
     """Binds what is structure and compiles on first use; everything else is an argument.
+
+    Lanes and batches to predict are parted among all devices of all processes: their numbers must be multiples
+    of `Engine.devices`.
 
     Args:
       groups: together they hold every cell of the program once.
-      devices: whose lanes to use; by default all devices of all processes. The number of lanes must be a
-        multiple of theirs, and so must that of batches to predict.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
     shared, parted = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, LANES)
     over_lanes = partial(jax.shard_map, mesh=mesh, check_vma=False)
