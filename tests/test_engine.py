@@ -244,15 +244,17 @@ def test_cells_keep_their_rules():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_leaves_that_are_not_finite_show_in_the_loss():
-    cell = Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (float("inf"), 0.0, 0.0, 0.0))
-    engine = engine_for([cell])
-    globals_ = stack([cell.start])
-    lanes, buffer = engine.start(globals_, 1, 2)
-    _, _, buffer = packed_round(engine, [cell], globals_, lanes, buffer, 2, 1)
-    assert not np.isfinite(
-        np.asarray(buffer.loss)
-    ).any()  # client 1 has one step: its loss is finite, its leaves are not
+def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan():
+    cells = [Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (0.1, 0.0, 0.0, 0.0))] * 2
+    engine = engine_for(cells)
+    globals_ = stack([cell.start for cell in cells])
+    _, buffer = engine.start(globals_, 1, 4)
+    poisoned = buffer._replace(leaves=jax.tree.map(lambda leaf: leaf.at[0, 2].set(jnp.inf), buffer.leaves))
+    ones = np.ones((2, 2), np.float32)
+    people = Participants(ones, ones, np.ones((2, 2, CLASSES), np.float32), ones > 0, np.zeros((2, 2), np.int32))
+    for results, expected in ((buffer, [[0, 0], [0, 0]]), (poisoned, [[0, 0], [np.nan, 0]])):
+        _, _, losses = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
+        np.testing.assert_array_equal(losses, np.array(expected))
 
 
 def test_masked_rows_leak_neither_value_nor_gradient():

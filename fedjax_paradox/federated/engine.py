@@ -131,7 +131,8 @@ def aggregate(
     """Every cell's rule on its clients' results; cells of one rule are vmapped.
 
     Returns:
-      (next globals [P, ...], next rule states, training losses f32[P, K], NaN for a job that went wrong).
+      (next globals [P, ...], next rule states, training losses f32[P, K]). Where a cell's next leaves are not
+      finite, the jobs whose leaves are not get the loss NaN..
     """
     leaves, loss = jax.tree.map(lambda leaf: _gathered(leaf, participants.device), results)
     _, rows, class_counts, mask, _ = participants
@@ -146,7 +147,18 @@ def aggregate(
         new, state = jax.vmap(one)(members, state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
+    # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
+    loss = jax.lax.cond(
+        jnp.all(_finite(globals_, 1)), lambda: loss, lambda: jnp.where(_finite(leaves, 2), loss, jnp.nan)
+    )
     return globals_, tuple(next_states), loss
+
+
+def _finite(leaves: Tree, axes: int) -> jax.Array:
+    """Along the first `axes` axes of all leaves: bool, every number is finite."""
+    # 0 for finite numbers and NaN for others; XLA's CPU finds the sum five times as fast as `all(isfinite)`.
+    each = [jnp.sum(0.0 * leaf, axis=tuple(range(axes, leaf.ndim))) for leaf in jax.tree.leaves(leaves)]
+    return jnp.all(jnp.stack(each) == 0.0, axis=0)
 
 
 def _members(group: RuleGroup, tree: Tree) -> Tree:
