@@ -92,6 +92,10 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option(help="Where to write it; by default DIR/report.")] = None,
     claims: Annotated[Path | None, typer.Option(help="Claims to judge, e.g. experiments/paper/claims.yaml.")] = None,
+    rounds: Annotated[
+        str | None,
+        typer.Option(help="'last', 'round N' or 'mean of last N'; by default last, and in claims the published ones."),
+    ] = None,
 ) -> None:
     """Write a page, Markdown, LaTeX tables and figures of one or several output folders."""
     if out is None and len(folders) > 1:
@@ -99,7 +103,7 @@ def report(
     from fedjax_paradox.report import page
 
     out = out or folders[0] / "report"
-    content = page.write(folders, out, claims, cache_folder())
+    content = page.write(folders, out, claims, cache_folder(), rounds)
     console = Console(highlight=False, soft_wrap=True)
     for line in (*content.left_out, *content.no_audit):
         console.print(f"note: {line}", markup=False)

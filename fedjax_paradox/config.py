@@ -80,9 +80,15 @@ def _axes(grid: Any) -> dict[str, Any]:
     """A grid with nested or dotted keys -> dotted key: values, without the axes that are null."""
     leaves = _leaves({} if grid is None else grid, "grid")
     for key, values in leaves:
-        if key == "grid" or key.split(".")[1] in ("grid", "name", "lanes", "checkpoints_kept"):
+        swept = {name.split(".")[0] for name in _joined(key.removeprefix("grid."))}
+        if key == "grid" or swept & {"grid", "name", "lanes", "checkpoints_kept"}:
             raise InputError(f"{key} cannot be swept; write grid.KEY=[...] with another KEY (got {values!r:.80})")
-    return {key.removeprefix("grid."): values for key, values in leaves if values is not None}
+    return {",".join(_joined(key.removeprefix("grid."))): values for key, values in leaves if values is not None}
+
+
+def _joined(axis: str) -> list[str]:
+    """The keys that an axis sweeps together: `seed`, or `partition_seed, seed` with a list of pairs."""
+    return [key.strip() for key in axis.split(",")]
 
 
 def _paths(schema: Any, prefix: str = "") -> list[str]:
@@ -306,7 +312,7 @@ def _refuse_masked(assignments: Sequence[tuple[str, Any]], grid: Mapping[str, An
     """An override of a swept key would have no effect."""
     leaves = [leaf for key, value in assignments for leaf in _leaves(value, key)]
     for (key, value), axis in itertools.product(leaves, grid):
-        if f"{key}.".startswith(f"{axis}."):
+        if any(f"{key}.".startswith(f"{swept}.") for swept in _joined(axis)):
             remedy = f"write grid.{axis}=[{value}], or drop the axis: grid.{axis}=null"
             raise InputError(f"the override {key}={value} has no effect, the grid sweeps {axis}; {remedy}")
 
@@ -349,14 +355,23 @@ def cells(experiment: Experiment) -> list[Cell]:
     base = experiment.model_dump(exclude={"grid"}, exclude_unset=True)
     found: dict[str, Cell] = {}
     for values in itertools.product(*experiment.grid.values()):
-        settings = dict(zip(experiment.grid, values, strict=True))
+        settings = dict(itertools.chain.from_iterable(map(_settings, experiment.grid, values)))
         data = reduce(_merge, itertools.starmap(_nest, settings.items()), base)
-        cell = _cell(_validated(data, f"the cell {settings}"), experiment.grid)
+        cell = _cell(_validated(data, f"the cell {settings}"), settings)
         _refuse_contradictions(cell)
         twin = found.setdefault(_canonical(cell, {"name"}), cell)
         if twin is not cell:
             raise InputError(f"cells {twin.name!r} and {cell.name!r} are the same run; remove one from the grid")
     return list(found.values())
+
+
+def _settings(axis: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """Keys and values of one point of an axis."""
+    keys = _joined(axis)
+    values = [value] if len(keys) == 1 else value
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise InputError(f"grid.{axis} needs lists of {len(keys)} values, one for each key (got {value!r:.80})")
+    return zip(keys, values, strict=True)
 
 
 def _cell(point: Experiment, axes: Iterable[str]) -> Cell:

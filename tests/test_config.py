@@ -92,6 +92,14 @@ def test_cells_are_the_product_in_file_order_last_axis_fastest(build):
     assert cells(experiment)[0].name == "model=textcnn,alpha=5.0,partition_seed=1"
 
 
+def test_keys_of_a_joined_axis_vary_together(build):
+    experiment = build("grid: {alpha: [1.0, 5.0], 'partition_seed, seed': [[1, 7], [2, 8]]}")
+    found = [(cell.alpha, cell.partition_seed, cell.seed) for cell in cells(experiment)]
+    assert found == [(1.0, 1, 7), (1.0, 2, 8), (5.0, 1, 7), (5.0, 2, 8)]
+    assert cells(experiment)[0].name == "alpha=1.0,partition_seed=1,seed=7"
+    assert experiment == build("grid.alpha: [1.0, 5.0]", "grid.partition_seed,seed=[[1, 7], [2, 8]]")
+
+
 def test_nested_and_dotted_grid_keys_are_the_same(build):
     nested = build("grid: {local: {mu: [0.1, 1], objective: [fedprox]}}")
     assert nested == build("grid: {local.mu: [0.1, 1], local.objective: [fedprox]}")
@@ -316,6 +324,10 @@ grid.alpha=[1, 1.0]                         | are the same run
 grid.rule=[fedavgw(beta=1), fedavgw(beta=1.0)] | are the same run
 local.mu=0; grid.models.textcnn.local.mu=[0, 0.5] | are the same run
 grid.lanes=[1, 2]                           | grid.lanes cannot be swept
+grid.name,seed=[[a, 1]]                     | grid.name,seed cannot be swept
+grid.partition_seed,seed=[1, 2]             | grid.partition_seed,seed needs lists of 2 values.*got 1
+grid.partition_seed,seed=[[1, 2, 3]]        | grid.partition_seed,seed needs lists of 2 values.*got \[1, 2, 3\]
+grid.partition_seed,seed=[[1, 2]]; seed=3   | override seed=3 .*grid.partition_seed,seed=null
 grid=[0.1]                                  | grid.KEY=\[...\].*got \[0.1\]
 grid.alpha=[1.0]; alpha=0.5                 | override alpha=0.5 .*grid.alpha=\[0.5\], .*grid.alpha=null
 grid.local.mu=[0]; local={mu: 0.5}          | override local.mu=0.5 .*grid.local.mu=\[0.5\]

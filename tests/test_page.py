@@ -285,6 +285,8 @@ def test_mistakes_exit_with_2(call, run, tmp_path):
         (run, tmp_path): "--out",
         (run, "--claims", tmp_path / "claims.yaml"): "claims",
         (run, "--claims", tmp_path / "none.yaml"): "cannot read the claims",
+        (run, "--rounds", "best"): "rounds are chosen by",
+        (run, "--rounds", "round 9"): "has no 'round 9'",
         (run, "--out", tmp_path / "file"): "cannot be written",
     }
     for arguments, told in mistakes.items():

@@ -212,6 +212,35 @@ def test_one_partition_gives_a_point_and_the_reason_for_no_interval(place, tmp_p
     assert "one partition seed" in " ".join(table.notes)
 
 
+def test_another_round_is_shown_throughout(place, tmp_path):
+    run = small(place, tmp_path / "one")
+    content = gather([run], None, place / "cache", "round 1")
+    first = {"label_matched": [], "global": []}
+    for row in results.read(run).to_pylist():
+        if row["round"] == 1 and row["protocol"] in first and row["train_rows"]:
+            first[row["protocol"]].append(row["correct"] / row["total"])
+    for name, accuracies in first.items():
+        (table,) = [table for table in content.accuracy if f" {name} after round 1:" in table.caption]
+        assert table.rows[0][table.columns.index("avg")] == f"{100 * np.mean(accuracies):.1f}"
+    assert all("last round" not in picture.caption for picture in content.pictures)
+
+
+def test_variance_is_parted_where_partitions_have_several_training_seeds(place, tmp_path, content):
+    assert content.variances is None  # one seed each
+    run = small(place, tmp_path / "seeds", "grid.partition_seed=[1, 2, 3]", "grid.seed=[1, 2]")
+    table = gather([run], None, place / "cache").variances
+    (line,) = [line for line in table.rows if "label_matched" in line]
+    gaps: dict[tuple, list[float]] = {}
+    for row in results.read(run).to_pylist():
+        if row["round"] == 2 and row["protocol"] == "label_matched" and row["train_rows"]:
+            gaps.setdefault((row["partition_seed"], row["seed"]), []).append(row["correct"] / row["total"])
+    values = np.array([np.mean(gaps[p, s]) - min(gaps[p, s]) for p in (1, 2, 3) for s in (1, 2)]).reshape(3, 2)
+    within = values.var(axis=1, ddof=1).mean()  # balanced, so that the mean squares are those of the text books
+    between = max(values.mean(axis=1).var(ddof=1) - within / 2, 0.0)
+    assert line[-4:-2] == [f"{100 * variance**0.5:.1f}" for variance in (between, within)]
+    assert line[-2:] == [f"{100 * variance / (between + within):.0f}" for variance in (between, within)]
+
+
 TROUBLE = r"a_b & 50% #1 {x} ~^\ <i>|α – é 中"
 
 
@@ -329,6 +358,16 @@ def test_claims_are_judged_on_the_runs(place, tmp_path):
     content = gather([small(place, tmp_path / "one")], claims, place / "cache")
     assert {claim.verdict for claim in content.claims} == {"no data"}
     assert len(content.verdicts.rows) == sum(len(claim.reasons) for claim in content.claims)
+
+
+def test_claims_are_judged_at_the_rounds_asked_for(place, tmp_path):
+    side = "{where: {model: %s}, protocol: label_matched, round: 50, published: {gap: 1}}"
+    sides = f"a: {side % 'distilbert'}, b: {side % 'textcnn'}"
+    claim = f"- {{id: one, text: t, source: s, where: {{}}, round: 50, {sides}}}"
+    (tmp_path / "claims.yaml").write_text(claim, encoding="utf-8")
+    run = small(place, tmp_path / "two", "grid.model=[distilbert, textcnn]")
+    found = [gather([run], tmp_path / "claims.yaml", place / "cache", when).claims for when in (None, "last")]
+    assert [claims[0].verdict for claims in found] == ["no data", "undecided"]  # one partition has no interval
 
 
 def test_what_was_run_is_told(full, content):

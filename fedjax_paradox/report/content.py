@@ -17,8 +17,8 @@ from fedjax_paradox.report.pictures import Picture, look, pictures
 from fedjax_paradox.report.tables import Table, number
 
 METHODS = (
-    "Accuracies are those of the last round, never of the best one: to choose a round by its test accuracy is to "
-    "choose on the test set.",
+    "Rounds are fixed beforehand and never the best ones: to choose a round by its test accuracy is to choose on the "
+    "test set.",
     "Every client counts once in a mean, whatever its number of rows. Clients without train rows, or without an "
     "accuracy under a protocol, are left out.",
     "Gap = mean of the clients' accuracies − accuracy of the worst client, in percentage points.",
@@ -29,6 +29,8 @@ METHODS = (
     "the same random numbers.",
     "With one partition seed there is no interval: how much results vary from partition to partition is unknown. "
     "The point stays.",
+    "Where partitions have several training seeds, the gap's variance is parted between the two by one-way analysis of "
+    "variance with random effects. With one training seed each they cannot be told apart.",
     "All protocols score the same predictions of the same models. Protocols: train_rows, the client's own training "
     "rows; label_filtered, the test rows of the classes that the client holds; label_matched, test rows weighted to "
     "the client's distribution of classes; holdout, the client's own rows that were kept out of training; global, "
@@ -79,6 +81,7 @@ class Content(NamedTuple):
     claims: list[Judged] | None  # None where no claims were asked about
     verdicts: Table | None
     accuracy: list[Table]
+    variances: Table | None  # None where no partition has several training seeds
     every_run: Table
     pictures: list[Picture]
     audit: Table | None
@@ -87,23 +90,27 @@ class Content(NamedTuple):
     methods: Sequence[str]
 
 
-def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path) -> Content:
+def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, when: str | None = None) -> Content:
     """Reads the folders and works out everything that a report shows.
 
+    Args:
+      when: "last", "round N" or "mean of last N"; by default the last round, and the published ones in claims.
+
     Raises:
-      InputError: no folder can be read, or the claims file cannot.
+      InputError: no folder can be read, the claims file cannot, or a run lacks the rounds.
     """
+    spelled = statistics.spelled(when or "last")
     asked = claims.load(claims_file) if claims_file else None
     reading = read_folders(paths)
     table = labelled(reading)
     measured = statistics.measures(table)
-    last = statistics.pick(measured, "last")
-    rows = tables.summarised(last)
+    picked = statistics.pick(measured, when or "last")
+    rows = tables.summarised(picked)
     audits = audit_folders(reading, cache_folder)
     rules = dict(zip(table["rule"].to_pylist(), reading.table["rule"].to_pylist(), strict=True))
-    view = look(table, measured, last, rows, audits.by_cell, rules)
+    view = look(table, measured, picked, rows, audits.by_cell, rules, spelled)
     names = {row.setting["protocol"] for row in rows}
-    judged, problems = _judge(asked, measured) if asked is not None else (None, [])
+    judged, problems = _judge(asked, measured, when) if asked is not None else (None, [])
     return Content(
         title=" and ".join(dict.fromkeys(folder.experiment.name for folder in reading.folders)),
         runs=[_run(number_, folder) for number_, folder in enumerate(reading.folders, 1)],
@@ -111,8 +118,11 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path) 
         notes=[*reading.notes, *problems],
         claims=None if judged is None else [_judged(verdict) for verdict in judged],
         verdicts=None if judged is None else _verdicts(judged),
-        accuracy=[tables.accuracy(rows, name) for name in sorted(names, key=lambda n: (n != view.protocol, n))],
-        every_run=tables.runs(last),
+        accuracy=[
+            tables.accuracy(rows, name, spelled) for name in sorted(names, key=lambda n: (n != view.protocol, n))
+        ],
+        variances=tables.variances(rows),
+        every_run=tables.runs(picked, spelled),
         pictures=pictures(view),
         **_audited(reading, audits),
         methods=METHODS,
@@ -176,12 +186,14 @@ def _partition(told: Mapping[str, Any], one: Audit) -> Partition:
     return Partition(title, {name: findings for name, findings in groups.items() if findings})
 
 
-def _judge(asked: Sequence[claims.Claim], measured: pa.Table) -> tuple[list[claims.Verdict], list[str]]:
+def _judge(
+    asked: Sequence[claims.Claim], measured: pa.Table, when: str | None
+) -> tuple[list[claims.Verdict], list[str]]:
     """The verdicts, and why there is none for some claim: the runs at hand may not fit it."""
     verdicts, problems = [], []
     for claim in asked:
         try:
-            verdicts += claims.judge([claim], measured)
+            verdicts += claims.judge([claim], measured, when)
         except InputError as error:
             problems.append(f"The claim {claim.id} cannot be judged on these runs: {error}")
     return verdicts, problems

@@ -14,15 +14,20 @@ from fedjax_paradox.report.tables import Table
 PAGE, TEXT = "report.html", "report.md"
 
 
-def write(paths: Sequence[Path], out: Path, claims_file: Path | None, cache_folder: Path) -> Content:
+def write(
+    paths: Sequence[Path], out: Path, claims_file: Path | None, cache_folder: Path, when: str | None = None
+) -> Content:
     """Writes `report.html`, `report.md`, `tables/*.tex` and `figures/*.svg`, `*.pdf` of output folders to `out`.
 
     Equal input gives equal bytes. What cannot be read is named in the report and left out.
 
+    Args:
+      when: as in `gather`.
+
     Raises:
-      InputError: nothing can be read, the claims file is wrong, or `out` cannot be written.
+      InputError: nothing can be read, the claims file is wrong, a run lacks the rounds, or `out` cannot be written.
     """
-    content = gather(paths, claims_file, cache_folder)
+    content = gather(paths, claims_file, cache_folder, when)
     drawn = {picture.name: drawing.save(picture.figure) for picture in content.pictures}
     files: dict[str, bytes] = {
         PAGE: html(content, {name: kinds["svg"] for name, kinds in drawn.items()}).encode(),
@@ -66,7 +71,8 @@ def markdown(content: Content) -> str:
             verdict = _list([f"{claim.name}: {claim.verdict}. {claim.text} ({claim.source})"])
             parts.append(f"{verdict}\n{_list(claim.reasons, indent='  ')}")
         parts.append(tables.markdown(content.verdicts))
-    parts += ["## Accuracy", *map(tables.markdown, content.accuracy), "## Figures"]
+    optional = [content.variances] if content.variances else []
+    parts += ["## Accuracy", *map(tables.markdown, [*content.accuracy, *optional]), "## Figures"]
     for picture in content.pictures:
         parts.append(f"![{tables.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{tables.plain(picture.caption)}")
     parts += ["## Audit", *([tables.markdown(content.audit)] if content.audit else []), _list(content.no_audit)]
@@ -82,5 +88,5 @@ def _list(lines: Sequence[str], prefix: str = "", indent: str = "") -> str:
 
 
 def _tables(content: Content) -> list[Table]:
-    optional = [table for table in (content.verdicts, content.audit) if table is not None]
+    optional = [table for table in (content.variances, content.verdicts, content.audit) if table is not None]
     return [*content.accuracy, *optional]

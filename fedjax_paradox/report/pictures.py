@@ -31,11 +31,12 @@ class View(NamedTuple):
     table: pa.Table  # clients
     measured: pa.Table  # statistics.measures, every round
     rows: list[Row]  # means over the runs of a setting
-    runs: list[dict[str, Any]]  # last rounds under `protocol`, those of `base` and `num_clients` alone
+    runs: list[dict[str, Any]]  # as picked under `protocol`, those of `base` and `num_clients` alone
     audits: Mapping[str, Audit]  # by cell
     protocol: str
     num_clients: int
     base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
+    when: str  # words for the rounds of `rows`
 
     @property
     def told(self) -> str:
@@ -47,17 +48,18 @@ class View(NamedTuple):
 def look(
     table: pa.Table,
     measured: pa.Table,
-    last: pa.Table,
+    picked: pa.Table,
     rows: list[Row],
     audits: Mapping[str, Audit],
     rules: Mapping[str, str],
+    when: str,
 ) -> View:
     """Chooses what is shown where only one can be: the commonest rule and number of clients.
 
     Args:
       rules: label of a rule -> the rule, without the settings that are written behind it.
     """
-    protocols = list(dict.fromkeys(last["protocol"].to_pylist()))
+    protocols = list(dict.fromkeys(picked["protocol"].to_pylist()))
     protocol = PREFERRED if PREFERRED in protocols else protocols[0]
     settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
     num_clients, rule = _commonest((one["num_clients"], rules[one["rule"]]) for one in settings)
@@ -66,8 +68,8 @@ def look(
         if (one["num_clients"], rules[one["rule"]]) == (num_clients, rule):
             labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
     base = {series: _commonest(found) for series, found in labels.items()}
-    view = View(table, measured, rows, [], audits, protocol, num_clients, base)
-    runs = [run for run in last.to_pylist() if run["protocol"] == protocol and _is_base(view, run)]
+    view = View(table, measured, rows, [], audits, protocol, num_clients, base, when)
+    runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and _is_base(view, run)]
     runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
     return view._replace(runs=runs)
 
@@ -92,7 +94,7 @@ def _gap_against_alpha(view: View) -> Iterator[Picture]:
     panels = _by_protocol([row for row in view.rows if _is_base(view, row.setting)], "alpha", view)
     yield Picture(
         "gap-against-alpha",
-        f"Gap (mean minus worst client) against label skew, a panel per protocol; {view.told}. {INTERVALS}",
+        f"Gap (mean minus worst client) against label skew {view.when}, a panel per protocol; {view.told}. {INTERVALS}",
         f"Gap in percentage points against alpha. {_spoken(panels, 'alpha {:g}'.format)}",
         figures.gap_against(panels, "Dirichlet α"),
     )
@@ -111,7 +113,7 @@ def _gap_against_clients(view: View) -> Iterator[Picture]:
     panels = _by_protocol(rows, "num_clients", view)
     yield Picture(
         "gap-against-clients",
-        f"Gap against the number of clients at α = {number(alpha)}, a panel per protocol. {INTERVALS}",
+        f"Gap against the number of clients at α = {number(alpha)} {view.when}, a panel per protocol. {INTERVALS}",
         f"Gap in percentage points against the number of clients. {_spoken(panels, '{:g} clients'.format)}",
         figures.gap_against(panels, "number of clients K"),
     )
@@ -177,7 +179,7 @@ def _clients(view: View) -> Iterator[Picture]:
     )
     yield Picture(
         "clients-by-class",
-        f"The clients of one partition ({where}) and their accuracy under {view.protocol} after the last round; "
+        f"The clients of one partition ({where}) and their accuracy under {view.protocol} {_round(first)}; "
         f"{view.told}.{missing}",
         f"Heat map with a row per client. {'; '.join(spoken)}.",
         figures.clients_by_class(grid),
@@ -198,7 +200,7 @@ def _strip(view: View) -> Iterator[Picture]:
     )
     yield Picture(
         "clients",
-        f"Every client's accuracy under {view.protocol} after the last round, the clients of all runs together; "
+        f"Every client's accuracy under {view.protocol} {_round(*view.runs)}, the clients of all runs together; "
         f"{view.told}. The black bar is their mean.",
         f"Strip plot of clients. Range by alpha and model: {'; '.join(spoken)}.",
         figures.strip(panels),
@@ -214,7 +216,7 @@ def _rules(view: View) -> Iterator[Picture]:
     panels = _by_alpha(rows, lambda setting: names.index(setting["rule"]), view)
     yield Picture(
         "rules",
-        f"Gap by rule under {view.protocol}, a panel per α; {view.num_clients} clients. {INTERVALS}",
+        f"Gap by rule under {view.protocol} {view.when}, a panel per α; {view.num_clients} clients. {INTERVALS}",
         f"Gap in percentage points by rule. {_spoken(panels, lambda x: names[int(x)])}",
         figures.compare(
             panels, [name.replace("local.", "") for name in names], "gap (percentage points)", joined=False
@@ -230,10 +232,16 @@ def _protocols(view: View) -> Iterator[Picture]:
     panels = _by_alpha(rows, lambda setting: names.index(setting["protocol"]), view)
     yield Picture(
         "protocols",
-        f"The same predictions scored under every protocol, a panel per α; {view.told}. {INTERVALS}",
+        f"The same predictions scored under every protocol {view.when}, a panel per α; {view.told}. {INTERVALS}",
         f"Gap in percentage points by protocol. {_spoken(panels, lambda x: names[int(x)])}",
         figures.compare(panels, names, "gap (percentage points)", joined=True),
     )
+
+
+def _round(*runs: Mapping[str, Any]) -> str:
+    """The round of single clients' accuracies; a mean of rounds ends with it."""
+    rounds = sorted({run["round"] for run in runs})
+    return f"after round {rounds[0]}" if len(rounds) == 1 else f"after rounds {rounds[0]} to {rounds[-1]}"
 
 
 def _by_alpha(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> dict[str, list[figures.Line]]:

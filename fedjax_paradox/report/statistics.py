@@ -137,6 +137,14 @@ def parse_rounds(when: str) -> tuple[str, int]:
     raise InputError(f"rounds are chosen by 'last', 'round N' or 'mean of last N' (got {when!r}); use 'last'")
 
 
+def spelled(when: str) -> str:
+    """`when` in words that fit behind a measure."""
+    kind, number = parse_rounds(when)
+    if kind == "round":
+        return f"after round {number}"
+    return "after the last round" if number == 1 else f"in the mean of the last {number} rounds"
+
+
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
     spread = {name: float(np.mean([row[name] for row in rows])) for name in Summary._fields}
     worst = {row["worst_client"] for row in rows}

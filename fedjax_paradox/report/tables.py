@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.report.statistics import SETTING, Estimate, interval
+from fedjax_paradox.report.statistics import SETTING, Estimate, Shares, interval, variance_shares
 
 MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
 NONE = "–"  # where no client has an accuracy
@@ -25,22 +25,23 @@ class Table(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One setting under one protocol: means over its runs' last rounds, in [0, 1]."""
+    """One setting under one protocol: means over its runs, in [0, 1]."""
 
     setting: dict[str, Any]  # the columns of SETTING
     estimates: dict[str, Estimate]  # measure -> mean and interval
     rounds: tuple[int, int]  # fewest and most rounds of its runs
     identical: bool  # in every run all clients were scored on the same rows
+    gap: Shares  # what the gap's variance comes from
 
 
-def summarised(last: pa.Table) -> list[Row]:
+def summarised(picked: pa.Table) -> list[Row]:
     """One row per setting and protocol, sorted by setting.
 
     Args:
-      last: `statistics.pick`ed measures, a row per (run, protocol).
+      picked: `statistics.pick`ed measures, a row per (run, protocol).
     """
     groups: dict[tuple, list[dict]] = {}
-    for run in last.to_pylist():
+    for run in picked.to_pylist():
         groups.setdefault(tuple(run[name] for name in SETTING), []).append(run)
     return [_row(dict(zip(SETTING, key, strict=True)), groups[key]) for key in sorted(groups)]
 
@@ -49,25 +50,58 @@ def _row(setting: dict, runs: Sequence[dict]) -> Row:
     seeds = np.array([run["partition_seed"] for run in runs])
     rounds = [run["round"] for run in runs]
     estimates = {name: interval(np.array([run[name] for run in runs]), seeds) for name in MEASURES}
-    return Row(setting, estimates, (min(rounds), max(rounds)), all(run["identical"] for run in runs))
+    shares = variance_shares(np.array([run["gap"] for run in runs]), seeds)
+    return Row(setting, estimates, (min(rounds), max(rounds)), all(run["identical"] for run in runs), shares)
 
 
-def accuracy(rows: Sequence[Row], protocol: str) -> Table:
-    """Mean, worst and gap of every setting under one protocol, with 95 % intervals."""
+def accuracy(rows: Sequence[Row], protocol: str, when: str) -> Table:
+    """Mean, worst and gap of every setting under one protocol, with 95 % intervals; when: words for the rounds."""
     rows = [row for row in rows if row.setting["protocol"] == protocol]
-    shown = [name for name in COLUMNS if name != "corpus" or len({row.setting["corpus"] for row in rows}) > 1]
+    shown = _shown(rows)
     lines = [_accuracy_line(row, shown) for row in rows]
     notes = [f"* {_CONSTRUCTION}"] if any(row.identical for row in rows) else []
     reasons = dict.fromkeys(row.estimates["gap"].reason for row in rows if row.estimates["gap"].reason)
     return Table(
         name="accuracy-" + "".join(letter if letter.isalnum() else "-" for letter in protocol),
-        caption=f"Accuracy of the clients under {protocol} after the last round: mean over clients and worst client "
+        caption=f"Accuracy of the clients under {protocol} {when}: mean over clients and worst client "
         "in %, gap in percentage points, with 95 % intervals over partitions.",
         columns=[*(COLUMNS[name] for name in shown), "runs", "round", *MEASURES.values()],
         numeric=[*(name in ("alpha", "num_clients") for name in shown), True, True, *(True for _ in MEASURES)],
         rows=lines,
         notes=[*notes, *(f"No interval: {reason}." for reason in reasons)],
     )
+
+
+def variances(rows: Sequence[Row]) -> Table | None:
+    """What the gap's variance comes from, of the settings where that can be told; None where it can nowhere."""
+    rows = [row for row in rows if not row.gap.reason]
+    shown = [*_shown(rows), "protocol"]
+    if not rows:
+        return None
+    return Table(
+        name="variance",
+        caption="Where the gap's variance comes from: its standard deviation between partitions and between training "
+        "seeds of one partition, in percentage points, and their shares of the variance.",
+        columns=[*(COLUMNS.get(name, name) for name in shown), "runs", *_SHARES],
+        numeric=[*(name in ("alpha", "num_clients") for name in shown), True, *(True for _ in _SHARES)],
+        rows=[_variance_line(row, shown) for row in rows],
+        notes=["An estimate below zero counts as 0."] if any(row.gap.clipped for row in rows) else [],
+    )
+
+
+_SHARES = ("partition SD", "training SD", "partition share, %", "training share, %")
+
+
+def _variance_line(row: Row, shown: Sequence[str]) -> list[str]:
+    partition, training, *shares = row.gap[:4]
+    deviations = [f"{100 * variance**0.5:.1f}" for variance in (partition, training)]
+    runs = str(row.estimates["gap"].runs)
+    return [*(number(row.setting[name]) for name in shown), runs, *deviations, *(f"{100 * s:.0f}" for s in shares)]
+
+
+def _shown(rows: Sequence[Row]) -> list[str]:
+    """The columns of a setting that a table shows."""
+    return [name for name in COLUMNS if name != "corpus" or len({row.setting["corpus"] for row in rows}) > 1]
 
 
 _CONSTRUCTION = "Every client is scored on the same rows, so that the gap is 0 whatever the model."
@@ -83,7 +117,7 @@ def _accuracy_line(row: Row, shown: Sequence[str]) -> list[str]:
     ]
 
 
-def runs(last: pa.Table) -> Table:
+def runs(picked: pa.Table, when: str) -> Table:
     """Every run under every protocol, with all measures of spread."""
     percents = ("average", "worst", "gap", "best_minus_worst", "std", "bottom_10")
     plain = ("gini", "jain")
@@ -94,12 +128,12 @@ def runs(last: pa.Table) -> Table:
             *(_decimal(run[name], "{:.3f}") for name in plain),
             str(run["worst_client"]) if run["clients"] else NONE,
         ]
-        for run in last.to_pylist()
+        for run in picked.to_pylist()
     ]
     spread = ("avg", "worst", "gap", "best − worst", "std", "lowest 10 %", "Gini", "Jain", "worst client")
     return Table(
         name="runs",
-        caption="Every run after its last round: accuracies in %, their spread in percentage points; "
+        caption=f"Every run {when}: accuracies in %, their spread in percentage points; "
         "Gini (0 = equal) and Jain (1 = equal) have no unit.",
         columns=["cell", "partition seed", "seed", "round", "protocol", *spread],
         numeric=[False, True, True, True, False, *(True for _ in spread)],
