@@ -1,7 +1,9 @@
 """The configuration: what it accepts, what it refuses and in which words, and every shipped file."""
 
 import itertools
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -384,6 +386,21 @@ def test_paper_files_hold_the_published_grid_and_settings(path):
     written = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     swept = {axis.removeprefix("local.") for axis in written["grid"] if axis.startswith("local.")}
     assert all({*model["local"], *swept} == set(SGD) for model in written["models"].values())
+
+
+def test_the_laptop_sized_experiments_are_valid_and_cover_every_paper_file(tmp_path):
+    # Stands in for the command: keeps its arguments, one a line, and an empty line after each call.
+    (tmp_path / "fedjax-paradox").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "" >> {tmp_path}/calls\n')
+    (tmp_path / "fedjax-paradox").chmod(0o755)
+    script = [ROOT / "experiments/paper/laptop.sh", "news", "tweets", "runs"]
+    subprocess.run(script, check=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    calls = [call.split("\n") for call in (tmp_path / "calls").read_text().strip().split("\n\n")]
+    found = [cell for _, path, *overrides, _, _ in calls for cell in cells(load(path, overrides))]
+    assert {Path(path).name for _, path, *_ in calls} == {Path(path).name for path in GRIDS}
+    pairs = {(cell.partition_seed, cell.seed) for cell in found}
+    assert len(pairs) == len({partition for partition, _ in pairs}) >= 3
+    models = {(cell.corpus.name, cell.model, cell.alpha) for cell in found if cell.rule == "fedavg"}
+    assert models >= set(itertools.product(("ag_news", "sentiment140"), ("textcnn", "minilm"), ALPHAS))
 
 
 def test_the_distilbert_command_in_the_header_of_e4():

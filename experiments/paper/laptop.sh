@@ -18,7 +18,7 @@ news=("corpus.files.train=$ag_news/train.parquet" "corpus.files.test=$ag_news/te
 tweets=("corpus.files.train=$sentiment140/train.parquet" "corpus.files.test=$sentiment140/test.parquet" "${rows[@]}"
   corpus.label_column=label corpus.classes=null models.textcnn.max_length=24 models.minilm.max_length=24)
 textcnn=(rounds=30 models.textcnn.local.learning_rate=0.03)
-minilm=(rounds=5 models.minilm.local.learning_rate=0.001)
+minilm=(rounds=4 models.minilm.local.learning_rate=0.001)
 
 run e1_minilm e1_alpha_grid "${news[@]}" "${minilm[@]}" "$seeds" 'grid.model=[minilm]'
 run e1_textcnn e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]'
@@ -26,5 +26,5 @@ run e5_minilm e5_fedavgw "${news[@]}" "${minilm[@]}" "$seeds" model=minilm \
   'grid.rule=[fedavgw(beta=0.1), fedavgw(beta=0.5), fedavgw(beta=1.0)]'
 run e4_textcnn e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]'
 run e4_minilm e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$seeds" 'grid.model=[minilm]'
-run e3_textcnn e3_fedprox "${news[@]}" "${textcnn[@]}" "$seeds"
+run e3_textcnn e3_fedprox "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.alpha=[0.1]'
 run e2_textcnn e2_clients "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.num_clients=[5, 20, 50]'

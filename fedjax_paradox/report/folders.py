@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.config import Cell, Experiment, cells, load
+from fedjax_paradox.config import Cell, Experiment, Local, Partition, cells, load
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import results
 
@@ -191,8 +191,10 @@ def _extras(all_cells: Sequence[Cell]) -> list[dict[str, str]]:
 
 def _label(cell: Cell, extra: Mapping[str, str]) -> dict[str, str]:
     label = {"corpus": cell.corpus.name, "model": cell.model, "rule": cell.rule}
+    defaults = dict(_flat({"local": Local().model_dump(), "partition": Partition().model_dump()}, ""))
     for key, value in extra.items():
-        label[_column(key)] += f", {key.removeprefix('architecture.')}={value}"
+        if defaults.get(key) != value:
+            label[_column(key)] += f", {key.removeprefix('architecture.')}={value}"
     return label
 
 
