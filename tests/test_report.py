@@ -370,6 +370,10 @@ def test_claims_are_judged_at_the_rounds_asked_for(place, tmp_path):
 def test_what_was_run_is_told(full, content):
     facts = dict(content.runs[0].facts)
     assert facts["partition seed"] == "42, 43, 44"
+    first = [row for row in results.read(full).to_pylist() if row["round"] == 1 and row["protocol"] == "global"]
+    cells = {row["cell"] for row in first}
+    rows = [sum(row["train_rows"] for row in first if row["cell"] == cell) for cell in cells]
+    assert facts["train rows"] == f"{min(rows):,} to {max(rows):,}"  # the held-out tenth is rounded client by client
     assert facts["config hash"] == json.loads((full / "experiment.json").read_text())["hash"]
     assert "jax 0.10.2" in facts["versions"]
     (full.parent / "again.yaml").write_text(content.runs[0].config)

@@ -11,7 +11,7 @@ from fedjax_paradox.config import cells, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.audit import Finding
 from fedjax_paradox.report import claims, statistics, tables
-from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview
+from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview, train_rows
 from fedjax_paradox.report.folders import Folder, Reading, labelled, read_folders
 from fedjax_paradox.report.pictures import Picture, look, pictures
 from fedjax_paradox.report.tables import Table, number
@@ -139,7 +139,9 @@ def _run(number_: int, folder: Folder) -> Run:
     facts = {name.replace("_", " "): ", ".join(map(number, dict.fromkeys(values))) for name, values in swept.items()}
     packages = record.get("packages")
     versions = packages.items() if isinstance(packages, Mapping) else ()
+    rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
     facts |= {
+        "train rows": " to ".join(f"{count:,}" for count in dict.fromkeys((rows[0], rows[-1]))),
         "cells": str(len(every)),
         "protocols": ", ".join(experiment.protocols),
         "config hash": _told(record, "hash"),
