@@ -354,6 +354,12 @@ def test_claims_are_judged_on_the_runs(place, tmp_path):
     claims = Path(__file__).parent.parent / "experiments" / "paper" / "claims.yaml"
     content = gather([small(place, tmp_path / "one")], claims, place / "cache")
     assert {claim.verdict for claim in content.claims} == {"no data"}
+    without = gather(
+        [small(place, tmp_path / "two", "protocols=[global, label_matched]", "partition.holdout_fraction=0.0")],
+        claims,
+        place / "cache",
+    )
+    assert {line[1] for line in without.verdicts.rows if line[1].startswith("both")} == {"both label_matched"}
     assert len(content.verdicts.rows) == sum(len(claim.reasons) for claim in content.claims)
 
 

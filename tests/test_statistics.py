@@ -14,6 +14,7 @@ from fedjax_paradox.report.statistics import (
     measures,
     paired,
     pick,
+    possible,
     variance_shares,
 )
 from fedjax_paradox.storage import results
@@ -247,6 +248,14 @@ def test_comparisons_that_make_no_sense_are_refused(a, b, options, told):
     with pytest.raises(InputError, match=told):
         paired(a, b, **options)
     assert paired(GOOD, side({(1, 1): 0.5}, protocol="holdout"), varying=["protocol"]).difference.mean == 0
+
+
+def test_an_interval_ends_where_accuracies_do():
+    wide, narrow = interval(np.array([0.1, 0.9, 0.5]), np.arange(3)), interval(np.array([0.45, 0.46]), np.arange(2))
+    assert (wide.low < 0, wide.high > 1) == (True, True)
+    assert possible(wide) == wide._replace(low=0.0, high=1.0)
+    assert possible(narrow) == narrow
+    assert np.isnan(possible(interval(np.array([0.5]), np.zeros(1))).low)
 
 
 def test_balanced_variance_shares_against_the_f_statistic():

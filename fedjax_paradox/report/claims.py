@@ -68,7 +68,12 @@ class Claim(_Section):
     round: Round  # of both sides under a matched protocol; under the published mix each side has its own
     a: Side
     b: Side
-    matched: Annotated[tuple[str, ...], Field(min_length=1)] = ("label_matched", "holdout")
+    matched: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "label_matched",
+        "label_filtered",
+        "train_rows",
+        "holdout",
+    )
 
 
 class Outcome(NamedTuple):

@@ -19,6 +19,7 @@ from fedjax_paradox.report.tables import Table, number
 METHODS = (
     "Rounds are fixed beforehand and never the best ones: to choose a round by its test accuracy is to choose on the "
     "test set.",
+    "Intervals of accuracies and gaps end at 0 and 100 %, beyond which there are none.",
     "Every client counts once in a mean, whatever its number of rows. Clients without train rows, or without an "
     "accuracy under a protocol, are left out.",
     "Gap = mean of the clients' accuracies − accuracy of the worst client, in percentage points.",
@@ -191,13 +192,17 @@ def _partition(told: Mapping[str, Any], one: Audit) -> Partition:
 def _judge(
     asked: Sequence[claims.Claim], measured: pa.Table, when: str | None
 ) -> tuple[list[claims.Verdict], list[str]]:
-    """The verdicts, and why there is none for some claim: the runs at hand may not fit it."""
+    """The verdicts under the protocols at hand, and why there is none for some claim: the runs may not fit it."""
     verdicts, problems = [], []
+    known = measured["protocol"].unique().to_pylist()
     for claim in asked:
         try:
-            verdicts += claims.judge([claim], measured, when)
+            (verdict,) = claims.judge([claim], measured, when)
         except InputError as error:
             problems.append(f"The claim {claim.id} cannot be judged on these runs: {error}")
+        else:
+            matched = {name: outcome for name, outcome in verdict.matched.items() if name in known}
+            verdicts.append(verdict._replace(matched=matched))
     return verdicts, problems
 
 

@@ -177,6 +177,11 @@ def interval(values: np.ndarray, partition_seeds: np.ndarray, resamples: int = R
     return _interval(np.asarray(values, np.float64), np.asarray(partition_seeds), resamples)[0]
 
 
+def possible(estimate: Estimate) -> Estimate:
+    """The interval of an accuracy or a gap, which lie in [0, 1], without what lies outside."""
+    return estimate._replace(low=float(np.clip(estimate.low, 0, 1)), high=float(np.clip(estimate.high, 0, 1)))
+
+
 def _interval(values: np.ndarray, clusters: np.ndarray, resamples: int) -> tuple[Estimate, float]:
     """The estimate, and the confidence that the true mean has the other sign than the estimated one."""
     undefined = int((~np.isfinite(values)).sum())
@@ -268,9 +273,8 @@ def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[s
     values = np.array([(of_a[seeds], of_b[seeds]) for seeds in common]).reshape(-1, 2)
     partitions = np.array([partition for partition, _ in common], np.int64)
     difference, flip = _interval(values[:, 0] - values[:, 1], partitions, RESAMPLES)
-    return Paired(
-        difference, interval(values[:, 0], partitions), interval(values[:, 1], partitions), flip, tuple(unmatched)
-    )
+    of_side = [possible(interval(side, partitions)) for side in values.T]
+    return Paired(difference, *of_side, flip, tuple(unmatched))
 
 
 def _setting(side: str, table: pa.Table) -> dict[str, Any]:

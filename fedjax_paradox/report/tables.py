@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.report.statistics import SETTING, Estimate, Shares, interval, variance_shares
+from fedjax_paradox.report.statistics import SETTING, Estimate, Shares, interval, possible, variance_shares
 
 MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
 NONE = "–"  # where no client has an accuracy
@@ -49,7 +49,7 @@ def summarised(picked: pa.Table) -> list[Row]:
 def _row(setting: dict, runs: Sequence[dict]) -> Row:
     seeds = np.array([run["partition_seed"] for run in runs])
     rounds = [run["round"] for run in runs]
-    estimates = {name: interval(np.array([run[name] for run in runs]), seeds) for name in MEASURES}
+    estimates = {name: possible(interval(np.array([run[name] for run in runs]), seeds)) for name in MEASURES}
     shares = variance_shares(np.array([run["gap"] for run in runs]), seeds)
     return Row(setting, estimates, (min(rounds), max(rounds)), all(run["identical"] for run in runs), shares)
 
