@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine, predict
 from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES, masked_cross_entropy
 from fedjax_paradox.federated.types import Hyper
@@ -220,11 +220,11 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
     assert len(traces) == 2  # once in advance, once in predict
 
 
-def test_predict_is_argmax_of_each_cell():
+@pytest.mark.parametrize("at_once", [True, False])  # accelerator, CPU
+def test_predict_is_argmax_of_each_cell(at_once):
     globals_ = stack([leaves(1), leaves(2)])
-    engine = engine_for([one_cell([np.arange(4)])])
     rows = np.arange(20, dtype=np.int32).reshape(4, 5)
-    got = engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), rows)
+    got = predict(apply, at_once, globals_, FROZEN, jnp.asarray(TOKENS), rows)
     for cell, seed in enumerate((1, 2)):
         expected = np.argmax(apply(leaves(seed), FROZEN, TOKENS[:20]), axis=-1)
         assert np.array_equal(np.asarray(got)[:, cell].ravel(), expected)

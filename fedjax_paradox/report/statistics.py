@@ -273,8 +273,8 @@ def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[s
     values = np.array([(of_a[seeds], of_b[seeds]) for seeds in common]).reshape(-1, 2)
     partitions = np.array([partition for partition, _ in common], np.int64)
     difference, flip = _interval(values[:, 0] - values[:, 1], partitions, RESAMPLES)
-    of_side = [possible(interval(side, partitions)) for side in values.T]
-    return Paired(difference, *of_side, flip, tuple(unmatched))
+    mean_a, mean_b = (possible(interval(side, partitions)) for side in values.T)
+    return Paired(difference, mean_a, mean_b, flip, tuple(unmatched))
 
 
 def _setting(side: str, table: pa.Table) -> dict[str, Any]:
