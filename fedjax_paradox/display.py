@@ -115,10 +115,10 @@ def accuracies(table: pa.Table) -> Table:
 
 
 def _last_rounds(table: pa.Table) -> pa.Table:
-    last = table.group_by("cell", use_threads=False).aggregate([("round", "max")])
-    return table.join(
-        last.rename_columns(["cell", "round"]), ["cell", "round"], join_type="left semi", use_threads=False
-    )
+    """The rows of every cell's last round, in the table's order (which a join does not promise)."""
+    cells, rounds = table["cell"].to_pylist(), table["round"].to_pylist()
+    last = dict(sorted(zip(cells, rounds, strict=True)))
+    return table.filter(pa.array([round_ == last[cell] for cell, round_ in zip(cells, rounds, strict=True)]))
 
 
 def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:
