@@ -220,11 +220,10 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
     assert len(traces) == 2  # once in advance, once in predict
 
 
-@pytest.mark.parametrize("at_once", [True, False])  # accelerator, CPU
-def test_predict_is_argmax_of_each_cell(at_once):
+def test_predict_is_argmax_of_each_cell():
     globals_ = stack([leaves(1), leaves(2)])
     rows = np.arange(20, dtype=np.int32).reshape(4, 5)
-    got = predict(apply, at_once, globals_, FROZEN, jnp.asarray(TOKENS), rows)
+    got = predict(apply, globals_, FROZEN, jnp.asarray(TOKENS), rows)
     for cell, seed in enumerate((1, 2)):
         expected = np.argmax(apply(leaves(seed), FROZEN, TOKENS[:20]), axis=-1)
         assert np.array_equal(np.asarray(got)[:, cell].ravel(), expected)

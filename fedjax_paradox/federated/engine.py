@@ -27,8 +27,7 @@ LANES, EVERYWHERE = Spec("lanes"), Spec()
 # TextCNN step takes 1.4 times as long on two cores.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
-# Rows to predict at once: on a CPU as many as stay in its cache, of one cell after the other (twelve cells of MiniLM
-# at once take twice as long).
+# Rows to predict at once: on a CPU as many as stay in its cache.
 CPU_BATCH, ACCELERATOR_BATCH = 32, 512
 
 
@@ -98,9 +97,7 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
 
     advancing = over_lanes(advance_all, in_specs=(LANES, *[EVERYWHERE] * 4, chunk), out_specs=(LANES, EVERYWHERE))
     storing = over_lanes(partial(store, training), in_specs=(LANES, LANES, *[EVERYWHERE] * 2, chunk), out_specs=LANES)
-    predicting = over_lanes(
-        partial(predict, training.apply, not on_cpu), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES
-    )
+    predicting = over_lanes(partial(predict, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
     return Engine(
         devices=len(devices),
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
@@ -185,12 +182,11 @@ def _traced(group: RuleGroup) -> dict[str, jax.Array]:
 
 
 def predict(
-    apply: Callable[..., jax.Array], at_once: bool, globals_: Tree, frozen: Tree, tokens: jax.Array, rows: jax.Array
+    apply: Callable[..., jax.Array], globals_: Tree, frozen: Tree, tokens: jax.Array, rows: jax.Array
 ) -> jax.Array:
     """Every cell's predicted class of the given rows, dropout off.
 
     Args:
-      at_once: all cells at once, and not one after the other.
       tokens: i32[N, T]; rows: i32[batches, B], rows of `tokens`.
 
     Returns:
@@ -201,6 +197,8 @@ def predict(
         def classes(leaves: Tree) -> jax.Array:
             return jnp.argmax(apply(leaves, frozen, tokens[rows], None), axis=-1).astype(jnp.int32)
 
-        return jax.vmap(classes)(globals_) if at_once else jax.lax.map(classes, globals_)
+        # A batch of one cell keeps the device busy. Those of twelve at once need twelve times the memory, and leave a
+        # CPU's cache: MiniLM's took twice as long.
+        return jax.lax.map(classes, globals_)
 
     return jax.lax.map(batch, rows)
