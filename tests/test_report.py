@@ -321,7 +321,7 @@ def test_the_gap_against_the_number_of_clients(place, tmp_path):
     assert f"5 clients {told['5']}" in picture.alt
 
 
-def test_no_point_of_a_gap_is_cut_off(content):
+def test_no_gap_or_interval_is_cut_off(content):
     for name in ("gap-against-alpha", "rules", "protocols"):
         figure = next(picture.figure for picture in content.pictures if picture.name == name)
         for axis in figure.axes:
@@ -329,6 +329,8 @@ def test_no_point_of_a_gap_is_cut_off(content):
             for container in axis.containers:
                 assert (container.lines[0].get_ydata() > low).all()
                 assert (container.lines[0].get_ydata() < high).all()
+                ends = np.concatenate([bar.get_segments() for bar in container.lines[2]])[..., 1]
+                assert (ends[np.isfinite(ends)] < high).all()
 
 
 def test_the_worst_client_is_told_where_it_changes():

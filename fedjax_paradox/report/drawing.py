@@ -47,13 +47,9 @@ def save(figure: Figure) -> dict[str, bytes]:
     return files
 
 
-def from_zero(axes: Sequence[Axes], largest: float) -> None:
-    """From a little below 0, so that no marker there is cut, to what shows all points; wide intervals may be cut.
-
-    Args:
-      largest: of the points, in the axes' unit.
-    """
-    top = min(axes[0].get_ylim()[1], 1.6 * largest, 103.0) or 1.0
+def from_zero(axes: Sequence[Axes]) -> None:
+    """From a little below 0, so that no marker there is cut."""
+    top = min(axes[0].get_ylim()[1], 103.0)
     axes[0].set_ylim(-0.03 * top, top)
 
 

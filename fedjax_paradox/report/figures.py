@@ -55,7 +55,7 @@ def gap_against(panels: Mapping[str, Sequence[Line]], what: str) -> Figure:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(min(values) / 1.5, max(values) * 1.5)
-    drawing.from_zero(axes, _largest(panels))
+    drawing.from_zero(axes)
     drawing.legend(figure, labels)
     return figure
 
@@ -183,18 +183,13 @@ def compare(panels: Mapping[str, Sequence[Line]], names: Sequence[str], unit: st
         _draw_lines(axis, lines, labels, spread=0.12, log=False, joined=joined)
         axis.set_xlim(-0.5, len(names) - 0.5)
         drawing.named_ticks(axis, names)
-    drawing.from_zero(axes, _largest(panels))
+    drawing.from_zero(axes)
     drawing.legend(figure, labels, joined)
     return figure
 
 
 def _labels(panels: Mapping[str, Sequence[Line]]) -> list[str]:
     return list(dict.fromkeys(line.label for lines in panels.values() for line in lines))
-
-
-def _largest(panels: Mapping[str, Sequence[Line]]) -> float:
-    values = np.concatenate([line.value for lines in panels.values() for line in lines])
-    return float(100 * values[np.isfinite(values)].max(initial=0))
 
 
 def _draw_lines(

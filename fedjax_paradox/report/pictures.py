@@ -13,7 +13,7 @@ from fedjax_paradox.report import figures
 from fedjax_paradox.report.tables import Row, number
 
 PREFERRED = "label_matched"  # one and the same measurement for every model
-INTERVALS = "Bars are 95 % intervals over partitions, given in full in the tables; points of one partition have none."
+INTERVALS = "Bars are 95 % intervals over partitions; points of one partition have none."
 
 
 class Picture(NamedTuple):
