@@ -310,6 +310,13 @@ def test_no_figure_without_data_for_it(place, tmp_path):
     assert [len(line.get_xdata()) for line in axis.containers[0].lines[:1]] == [1]  # the point of the one alpha
 
 
+def test_rules_are_compared_where_there_are_several(place, tmp_path):
+    one = small(place, tmp_path / "one", "grid.alpha=[0.1, 1.0]")
+    two = small(place, tmp_path / "two", "alpha=0.1", "rule=fedavgw(beta=0.5)")
+    (picture,) = [p for p in gather([one, two], None, place / "cache").pictures if p.name == "rules"]
+    assert [axis.get_title(loc="left") for axis in picture.figure.axes] == ["α = 0.1"]
+
+
 def test_the_gap_against_the_number_of_clients(place, tmp_path):
     run = small(place, tmp_path / "run", "grid.num_clients=[5, 20]", "protocols=[label_matched]")
     content = gather([run], None, place / "cache")

@@ -210,8 +210,12 @@ def _strip(view: View) -> Iterator[Picture]:
 def _rules(view: View) -> Iterator[Picture]:
     shown = {"protocol": view.protocol, "num_clients": view.num_clients}
     rows = [row for row in view.rows if shown.items() <= row.setting.items()]
+    rules: dict[float, set[str]] = {}
+    for row in rows:
+        rules.setdefault(row.setting["alpha"], set()).add(row.setting["rule"])
+    rows = [row for row in rows if len(rules[row.setting["alpha"]]) > 1]
     names = list(dict.fromkeys(row.setting["rule"] for row in rows))
-    if len(names) < 2:
+    if not names:
         return
     panels = _by_alpha(rows, lambda setting: names.index(setting["rule"]), view)
     yield Picture(
