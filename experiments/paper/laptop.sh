@@ -35,6 +35,7 @@ again='grid.partition_seed,seed=[[42, 142], [43, 143], [44, 144]]'
 for model in minilm textcnn; do
   declare -n scaled=$model
   run e1_${model}_more e1_alpha_grid "${news[@]}" "${scaled[@]}" "$more" "grid.model=[$model]" 'grid.alpha=[0.1]'
+  run e4_${model}_more e4_sentiment140 "${tweets[@]}" "${scaled[@]}" "$more" "grid.model=[$model]" 'grid.alpha=[0.1]'
   run e1_${model}_again e1_alpha_grid "${news[@]}" "${scaled[@]}" "$again" "grid.model=[$model]" 'grid.alpha=[0.1]'
 done
 run e5_minilm_more e5_fedavgw "${news[@]}" "${minilm[@]}" "$more" model=minilm \
