@@ -29,14 +29,17 @@ run e4_minilm e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$seeds" 'grid.model
 run e3_textcnn e3_fedprox "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.alpha=[0.1]'
 run e2_textcnn e2_clients "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.num_clients=[5, 20, 50]'
 
-# Where the gap is large, at alpha 0.1: two more partitions, and other training seeds on the first three.
+# Where the gap is large, at alpha 0.1: two more partitions, and other training seeds on the first three. In partition 45 of
+# AG News TextCNN diverges at this learning rate (round 3), so that MiniLM's run there has no partner.
 more='grid.partition_seed,seed=[[45, 45], [46, 46]]'
+last='grid.partition_seed,seed=[[46, 46]]'
 again='grid.partition_seed,seed=[[42, 142], [43, 143], [44, 144]]'
-for model in minilm textcnn; do
-  declare -n scaled=$model
-  run e1_${model}_more e1_alpha_grid "${news[@]}" "${scaled[@]}" "$more" "grid.model=[$model]" 'grid.alpha=[0.1]'
-  run e4_${model}_more e4_sentiment140 "${tweets[@]}" "${scaled[@]}" "$more" "grid.model=[$model]" 'grid.alpha=[0.1]'
-  run e1_${model}_again e1_alpha_grid "${news[@]}" "${scaled[@]}" "$again" "grid.model=[$model]" 'grid.alpha=[0.1]'
-done
+strong='grid.alpha=[0.1]'
+run e1_minilm_more e1_alpha_grid "${news[@]}" "${minilm[@]}" "$more" 'grid.model=[minilm]' "$strong"
+run e1_minilm_again e1_alpha_grid "${news[@]}" "${minilm[@]}" "$again" 'grid.model=[minilm]' "$strong"
+run e1_textcnn_more e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$last" 'grid.model=[textcnn]' "$strong"
+run e1_textcnn_again e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$again" 'grid.model=[textcnn]' "$strong"
+run e4_minilm_more e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$more" 'grid.model=[minilm]' "$strong"
+run e4_textcnn_more e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$more" 'grid.model=[textcnn]' "$strong"
 run e5_minilm_more e5_fedavgw "${news[@]}" "${minilm[@]}" "$more" model=minilm \
   'grid.rule=[fedavgw(beta=0.1), fedavgw(beta=0.5), fedavgw(beta=1.0)]'
