@@ -59,12 +59,8 @@ def html(content: Content, drawings: Mapping[str, bytes]) -> str:
 
 def markdown(content: Content) -> str:
     """The same report as text, with its figures beside it."""
-    parts = [f"# {tables.plain(content.title)}", "## What was run"]
-    for run in content.runs:
-        parts += [f"### {tables.plain(run.title)}", _list([f"{fact.name}: {fact.value}" for fact in run.facts])]
-        if run.unfinished:
-            parts += ["Unfinished:", _list(run.unfinished)]
-    parts += [_list(content.left_out, "Left out: "), _list(content.notes)]
+    parts = [f"# {tables.plain(content.title)}", _list(content.left_out, "Left out: "), _list(content.notes)]
+    parts += ["## Audit", *([tables.markdown(content.audit)] if content.audit else []), _list(content.no_audit)]
     if content.claims is not None and content.verdicts is not None:
         parts.append("## Claims")
         for claim in content.claims:
@@ -75,11 +71,16 @@ def markdown(content: Content) -> str:
     parts += ["## Accuracy", *map(tables.markdown, [*content.accuracy, *optional]), "## Figures"]
     for picture in content.pictures:
         parts.append(f"![{tables.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{tables.plain(picture.caption)}")
-    parts += ["## Audit", *([tables.markdown(content.audit)] if content.audit else []), _list(content.no_audit)]
+    parts.append("## What was run")
+    for run in content.runs:
+        parts += [f"### {tables.plain(run.title)}", _list([f"{fact.name}: {fact.value}" for fact in run.facts])]
+        if run.unfinished:
+            parts += ["Unfinished:", _list(run.unfinished)]
+    parts += ["## Methods", _list(content.methods), "## Every finding of the audit"]
     for partition in content.partitions:
         told = [f"{name}: {f.code}: {f.sentence}" for name, group in partition.groups.items() for f in group]
         parts += [f"### {tables.plain(partition.title)}", _list(told)]
-    parts += ["## Methods", _list(content.methods), "## Every run", tables.markdown(content.every_run)]
+    parts += ["## Every run", tables.markdown(content.every_run)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
