@@ -173,9 +173,14 @@ def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
     table = reading.table.group_by(["cell", "corpus", "alpha", "num_clients", "partition_seed"], use_threads=False)
     conditions = {row["cell"]: row for row in table.aggregate([]).to_pylist()}
     chosen = [(conditions[names[id(one)][0]], one) for one in found]
+    partitions: list[Partition] = []
+    for told, one in chosen:
+        partition = _partition(told, one)
+        if partition not in partitions:  # folders may share partitions
+            partitions.append(partition)
     return {
         "audit": overview(chosen) if chosen else None,
-        "partitions": [_partition(told, one) for told, one in chosen],
+        "partitions": partitions,
         "no_audit": audits.missing,
     }
 
