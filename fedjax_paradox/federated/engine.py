@@ -132,7 +132,7 @@ def aggregate(
 
     Returns:
       (next globals [P, ...], next rule states, training losses f32[P, K]). Where a cell's next leaves are not
-      finite, the jobs whose leaves are not get the loss NaN..
+      finite, the jobs whose leaves are not get the loss NaN.
     """
     leaves, loss = jax.tree.map(lambda leaf: _gathered(leaf, participants.device), results)
     _, rows, class_counts, mask, _ = participants
