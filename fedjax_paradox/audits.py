@@ -1,12 +1,10 @@
 """From cells to audits: reads labels, divides them as a run would, and asks what follows. Nothing is trained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_paradox.config import Cell, TextCNN, parse_call
@@ -15,7 +13,7 @@ from fedjax_paradox.data.partition import class_counts
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
 from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.federated.rules import RULES
-from fedjax_paradox.federated.types import Tree, Updates
+from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.program import divide, read_texts, rule_builder
 
 ADAPTERS, OTHERS = "adapter leaves", "other leaves"
@@ -85,44 +83,19 @@ def _setting(cell: Cell, texts: Texts) -> Setting:
 def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
     """The weights f[K] that a rule of `RULES` gives the clients if all of them take part, by group of leaves.
 
-    Client k uploads the k-th unit vector, so that a weighted mean returns its weights. None where what comes
-    back is no such mean of the uploads (it changes with the losses or not in proportion), and for a person's
-    own rule, which may expect the leaves of a real model.
+    None where losses or leaves decide them, and for a person's own rule, which may expect the leaves of a real model.
 
     Raises:
       InputError: an unknown rule, or numbers that do not fit it.
     """
     name, numbers = parse_call(rule)
     build = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
-    if name not in RULES:
+    known = build(**{key: np.float32(value) for key, value in numbers.items()}).weights if name in RULES else None
+    if known is None:
         return None
+    clients, train = len(setting.train), setting.train.astype(np.float32)
+    everybody = Participants(np.arange(clients), train.sum(axis=1), train, setting.available, np.zeros(clients))
     groups = (ADAPTERS, OTHERS) if adapters else (OTHERS,)
-    build = partial(build, **{key: np.float32(value) for key, value in numbers.items()})
-    clients = len(setting.train)
-    once = _apply(build, setting, groups, 1.0, np.ones(clients))
-    twice = _apply(build, setting, groups, 2.0, np.linspace(0.5, 2.0, clients))
-    for leaf, doubled in zip(once.values(), twice.values(), strict=True):
-        if not np.allclose(2 * leaf, doubled, rtol=1e-5, atol=0) or leaf.min() < 0 or not leaf.sum() > 0:
-            return None
-    weights = {group: leaf / leaf.sum() for group, leaf in once.items()}
+    weights = {group: np.asarray(w, np.float64) for group, w in known(everybody, dict.fromkeys(groups, 0.0)).items()}
     alike = all(np.array_equal(weights[groups[0]], weight) for weight in weights.values())
     return {"all leaves": weights[groups[0]]} if alike else weights
-
-
-def _apply(
-    build: Callable, setting: Setting, groups: Sequence[str], scale: float, loss: np.ndarray
-) -> Mapping[str, np.ndarray]:
-    clients = len(setting.train)
-    start: Tree = {group: jnp.zeros(clients) for group in groups}
-    updates = Updates(
-        start=start,
-        leaves={group: scale * jnp.eye(clients) for group in groups},
-        client=jnp.arange(clients, dtype=jnp.int32),
-        rows=jnp.asarray(setting.train.sum(axis=1), jnp.float32),
-        loss=jnp.asarray(loss, jnp.float32),
-        class_counts=jnp.asarray(setting.train, jnp.float32),
-        mask=jnp.asarray(setting.available),
-    )
-    rule = build()
-    leaves = rule.aggregate(updates, rule.init(start))[0]
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), leaves)

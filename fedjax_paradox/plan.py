@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from fedjax_paradox.config import Experiment
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.lanes import Lanes, Results, start
+from fedjax_paradox.federated.buffer import Results, empty_results
+from fedjax_paradox.federated.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.program import Program
@@ -140,8 +141,13 @@ def _needed(compiled: Any) -> int:
 def memory(program: Program) -> Memory:
     """An estimate from shapes alone; nothing is computed or compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
+    jobs, summed = len(program.cells) * program.slots, program.engine.summed
     lanes, results = jax.eval_shape(
-        lambda leaves: start(program.training, leaves, 1, len(program.cells) * program.slots, 1), globals_
+        lambda leaves: (
+            empty_lanes(program.training, leaves, 1),
+            empty_results(program.training, leaves, jobs, 1, summed),
+        ),
+        globals_,
     )
     fixed = _bytes((globals_, globals_, frozen, program.data, results))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedjax_paradox.evaluation.protocols import View
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.engine import Participants
+from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.program import Program, sampled
 
 

@@ -97,12 +97,13 @@ def _run_program(
         for round_ in range(done + 1, cells_[0].rounds + 1):
             lap = _stopwatch()
             jobs, participants = plan_round(program, round_, num_lanes)
+            buffer, weights = engine.begin(globals_, buffer, participants)
             lap("schedule")
             trained: Any = 0
             for chunk in schedule.chunks(jobs, num_lanes, round_):
                 lanes, rows = advance(lanes, globals_, program.hyper, frozen, program.data, chunk)
                 if chunk.last.any():
-                    buffer = engine.store(buffer, lanes, globals_, program.hyper, chunk)
+                    buffer = engine.store(buffer, lanes, globals_, program.hyper, weights, chunk)
                 # One chunk behind, so that the device never waits for the host.
                 notify(Trained(number, round_, int(trained)))
                 trained = rows

@@ -12,10 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine, predict
+from fedjax_paradox.federated.engine import RuleGroup, build_engine, predict
 from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES, masked_cross_entropy
-from fedjax_paradox.federated.types import Hyper
+from fedjax_paradox.federated.sparse import Sum
+from fedjax_paradox.federated.types import Hyper, Participants
 
 WORDS, WIDTH, CLASSES, LENGTH, BATCH = 11, 3, 3, 4, 4
 GENERATOR = np.random.default_rng(0)
@@ -89,16 +90,17 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
             rows[index, client], mask[index, client] = len(held), True
     hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
     data = Data(jnp.asarray(TOKENS), jnp.asarray(LABELS))
-    trained = 0
-    for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-        lanes, count = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
-        buffer = engine.store(buffer, lanes, globals_, hyper, chunk)
-        trained += int(count)
-    assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
     number, device = np.tile(np.arange(slots, dtype=np.int32), (shape[0], 1)), np.zeros(shape, np.int32)
     lane = schedule.lane_of([len(job.steps) for job in jobs], lanes.loss.shape[0])
     device.flat[[job.slot for job in jobs]] = lane * engine.devices // lanes.loss.shape[0]
     people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, device)
+    buffer, weights = engine.begin(globals_, buffer, people)
+    trained = 0
+    for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
+        lanes, count = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+        buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
+        trained += int(count)
+    assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
     return engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0], lanes, buffer
 
 
@@ -106,13 +108,18 @@ def stack(trees):
     return jax.tree.map(lambda *each: jnp.stack(each), *trees)
 
 
-def engine_for(cells, table=None):
+def kept(rule):
+    """The same rule, asking for every client's leaves."""
+    return lambda: rule()._replace(weights=None)
+
+
+def engine_for(cells, table=None, rule=rules.fedavg):
     training = Training(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer, table)
-    return build_engine(training, [RuleGroup(rules.fedavg, np.arange(len(cells)), {})])
+    return build_engine(training, [RuleGroup(rule, np.arange(len(cells)), {})])
 
 
-def run(cells, num_lanes, rounds, table=None):
-    engine, slots = engine_for(cells, table), max(len(cell.clients) for cell in cells)
+def run(cells, num_lanes, rounds, table=None, rule=rules.fedavg):
+    engine, slots = engine_for(cells, table, rule), max(len(cell.clients) for cell in cells)
     globals_ = stack([cell.start for cell in cells])
     lanes, buffer = engine.start(globals_, num_lanes, len(cells) * slots)
     for round_ in range(1, rounds + 1):
@@ -128,7 +135,7 @@ sizes = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda each:
 
 
 # No shrinking: every example compiles anew, so that shrinking a failure would take minutes.
-@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.lists(st.tuples(sizes, st.integers(0, 9), st.integers(1, 2)), min_size=1, max_size=3),
     st.sampled_from(
@@ -142,8 +149,9 @@ sizes = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda each:
     st.integers(1, 5),
     st.booleans(),
     st.sampled_from([1, 3, 32]),
+    st.sampled_from([rules.fedavg, kept(rules.fedavg)]),
 )
-def test_packed_equals_sequential(drawn, kind, num_lanes, drop, chunk_steps):
+def test_packed_equals_sequential(drawn, kind, num_lanes, drop, chunk_steps, rule):
     mu = 0.3 if kind[1] == "fedprox" else 0.0  # as the config demands
     numbers = {"sgd": (0.1, 0.9, 0.0, mu), "adamw": (0.01, 0.0, 0.1, mu)}[kind[0]]
     cells = [
@@ -153,7 +161,7 @@ def test_packed_equals_sequential(drawn, kind, num_lanes, drop, chunk_steps):
     # Optax's Adam raises a Python float to an int32 power, which strict promotion forbids.
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(schedule, "CHUNK_STEPS", chunk_steps)
-        got = run(cells, num_lanes, rounds=2, table=kind[2])
+        got = run(cells, num_lanes, rounds=2, table=kind[2], rule=rule)
         for index, cell in enumerate(cells):
             expected = cell.start
             for round_ in (1, 2):
@@ -189,12 +197,13 @@ def test_clients_in_another_order_with_their_own_shuffles():
             Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)),
             Hyper(*np.array([cell.numbers], np.float32).T),
         )
-        for chunk in schedule.chunks(jobs, 2, 1):
-            lanes, _ = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
-            buffer = engine.store(buffer, lanes, globals_, hyper, chunk)
         rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
         counts, nobody = np.zeros((1, 3, CLASSES), np.float32), np.zeros((1, 3), np.int32)
         people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), nobody)
+        buffer, weights = engine.begin(globals_, buffer, people)
+        for chunk in schedule.chunks(jobs, 2, 1):
+            lanes, _ = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+            buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
         results.append(engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0])
     close(*results)
 
@@ -215,8 +224,8 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
         engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
-    sizes = [jitted._cache_size() for jitted in (engine.advance, engine.store, engine.aggregate, engine.predict)]
-    assert sizes == [1, 1, 1, 1]
+    jitted = (engine.begin, engine.advance, engine.store, engine.aggregate, engine.predict)
+    assert [one._cache_size() for one in jitted] == [1] * 5
     assert len(traces) == 2  # once in advance, once in predict
 
 
@@ -229,13 +238,17 @@ def test_predict_is_argmax_of_each_cell():
         assert np.array_equal(np.asarray(got)[:, cell].ravel(), expected)
 
 
-def test_cells_keep_their_rules():
+@pytest.mark.parametrize("rule", [rules.uniform, kept(rules.uniform)])
+def test_cells_keep_their_rules(rule):
+    """Summed or kept: one rule that needs every client's leaves has those of all cells kept."""
     cells = [one_cell([np.arange(2), np.arange(10, 40)]) for _ in range(2)]
-    groups = [RuleGroup(rules.uniform, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
+    groups = [RuleGroup(rule, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
     engine = build_engine(Training(apply, OBJECTIVES["cross_entropy"], "sgd"), groups)
+    assert engine.summed == (rule is rules.uniform)
     globals_ = stack([cell.start for cell in cells])
-    lanes, buffer = engine.start(globals_, 1, 4)
-    got, _, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, 1)
+    got, _, _ = packed_round(engine, cells, globals_, *engine.start(globals_, 1, 4), 2, 1)
+    each = engine_for(cells, rule=kept(rules.fedavg))
+    buffer = packed_round(each, cells, globals_, *each.start(globals_, 1, 4), 2, 1)[2]
     for index, weights in enumerate(([2 / 32, 30 / 32], [0.5, 0.5])):
         expected = jax.tree.map(
             lambda leaf, i=index, w=weights: w[0] * leaf[0, 2 * i] + w[1] * leaf[0, 2 * i + 1], buffer.leaves
@@ -243,17 +256,44 @@ def test_cells_keep_their_rules():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan():
-    cells = [Cell([np.arange(8), np.arange(8, 12)], 1, "sgd", "cross_entropy", 1, False, (0.1, 0.0, 0.0, 0.0))] * 2
-    engine = engine_for(cells)
+def test_sums_take_no_more_room_for_more_clients():
+    cells = [one_cell([np.arange(2)] * 7)] * 2
     globals_ = stack([cell.start for cell in cells])
-    _, buffer = engine.start(globals_, 1, 4)
-    poisoned = buffer._replace(leaves=jax.tree.map(lambda leaf: leaf.at[0, 2].set(jnp.inf), buffer.leaves))
+    shapes = {
+        rule: jax.tree.map(jnp.shape, engine_for(cells, "table", rule).start(globals_, 1, 14)[1].leaves)
+        for rule in (rules.fedavg, kept(rules.fedavg))
+    }
+    summed, every = shapes.values()
+    assert summed == {"table": Sum((1, 2), (1, 2, WORDS, WIDTH)), "matrix": (1, 2, WIDTH, CLASSES)}
+    assert every == {"table": (1, 14, WORDS, WIDTH), "matrix": (1, 14, WIDTH, CLASSES)}
+
+
+def poisoned_lane(engine, globals_, table):
+    """A lane whose job, slot 2 of the second of two cells, has ended with a leaf that is not finite."""
+    lanes, _ = engine.start(globals_, 1, 4)
+    if table:
+        one = lanes.table.weights.at[0, 3].set(jnp.nan)
+        return lanes._replace(table=lanes.table._replace(weights=one, updated=lanes.table.updated.at[0, 3].set(1)))
+    return lanes._replace(params={**lanes.params, "matrix": lanes.params["matrix"] + jnp.inf})
+
+
+@pytest.mark.parametrize("table", [None, "table"])
+@pytest.mark.parametrize("rule", [rules.fedavg, kept(rules.fedavg)])
+def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan(rule, table):
+    cells = [one_cell([np.arange(8), np.arange(8, 12)])] * 2
+    engine, nobody = engine_for(cells, table, rule), np.zeros((2, 2), np.int32)
+    globals_ = stack([cell.start for cell in cells])
     ones = np.ones((2, 2), np.float32)
-    people = Participants(ones, ones, np.ones((2, 2, CLASSES), np.float32), ones > 0, np.zeros((2, 2), np.int32))
-    for results, expected in ((buffer, [[0, 0], [0, 0]]), (poisoned, [[0, 0], [np.nan, 0]])):
-        _, _, losses = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
-        np.testing.assert_array_equal(losses, np.array(expected))
+    people = Participants(nobody, ones, np.ones((2, 2, CLASSES), np.float32), ones > 0, nobody)
+    hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
+    job = schedule.Job(1, 2, 0, 1, np.zeros((1, BATCH), np.int32))
+    (chunk,) = schedule.chunks([job], 1, 1)
+    for lanes, first in ((engine.start(globals_, 1, 4)[0], 0.0), (poisoned_lane(engine, globals_, table), np.nan)):
+        buffer, weights = engine.begin(globals_, engine.start(globals_, 1, 4)[1], people)
+        buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
+        new, _, losses = engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)
+        np.testing.assert_array_equal(losses, [[0, 0], [first, 0]])
+        assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(new))  # the other cell goes on
 
 
 def test_masked_rows_leak_neither_value_nor_gradient():

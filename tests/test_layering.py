@@ -21,6 +21,7 @@ ALLOWED = {
     "federated/local.py": (CORE, ("jax", "optax")),
     "federated/rules.py": (CORE, ("jax", "optax")),
     "federated/sparse.py": (CORE, ("jax", "optax")),
+    "federated/buffer.py": (("federated/",), ("jax",)),
     "federated/lanes.py": (("federated/",), ("jax",)),
     "federated/engine.py": (("federated/",), ("jax", "numpy")),
     "evaluation/": (("evaluation/",), ("numpy",)),

@@ -18,10 +18,10 @@ from checkpoints import random_checkpoint
 from flax import traverse_util
 
 from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import Participants, RuleGroup, build_engine
+from fedjax_paradox.federated.engine import RuleGroup, build_engine
 from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import OBJECTIVES, OPTIMIZERS, local_step
-from fedjax_paradox.federated.types import Hyper
+from fedjax_paradox.federated.types import Hyper, Participants
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.pretrained import load_checkpoint
@@ -214,11 +214,6 @@ def our_round(
         for client, steps in enumerate(batches)
     ]
     data = Data(jnp.asarray(texts.tokens), jnp.asarray(texts.labels))
-    state, results = engine.start(globals_, lanes, len(jobs))
-    with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
-        for chunk in schedule.chunks(jobs, lanes, ROUND):
-            state, _ = engine.advance(state, globals_, hyper, frozen, data, chunk)
-            results = engine.store(results, state, globals_, hyper, chunk)
     sizes = np.array([len(rows) for rows in texts.clients], np.float32)
     people = Participants(
         np.tile(np.arange(slots, dtype=np.int32), (cells, 1)),
@@ -227,6 +222,12 @@ def our_round(
         np.ones((cells, slots), bool),
         np.zeros((cells, slots), np.int32),
     )
+    state, results = engine.start(globals_, lanes, len(jobs))
+    results, weights = engine.begin(globals_, results, people)
+    with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
+        for chunk in schedule.chunks(jobs, lanes, ROUND):
+            state, _ = engine.advance(state, globals_, hyper, frozen, data, chunk)
+            results = engine.store(results, state, globals_, hyper, weights, chunk)
     new, _, _ = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
     return [{name: leaf[cell] for name, leaf in flat(new).items()} for cell in range(cells)]
 

@@ -94,6 +94,16 @@ def test_the_estimate_against_the_compiled_program(study):
         assert 1 / 3 < (fixed + lanes * lane) / needed < 3
 
 
+def test_room_for_every_client_only_where_a_rule_asks_for_it(study, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    config = toy.write(tmp_path)
+    (kept,) = toy.study(config, *STUDY, "rule='mine:momentum(decay=0.5)'")[1]
+    globals_, _ = kept.initial()
+    one_cell = sum(leaf.nbytes for leaf in jax.tree.leaves(globals_)) // 2
+    # Two cells of three clients: six models in place of two. A sum has a number more for each cell's table.
+    assert plan.memory(kept).fixed - plan.memory(study[1][0]).fixed == 4 * one_cell - 2 * 4
+
+
 def test_the_memory_of_this_machine():
     kib = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
     assert plan.device_memory() == pytest.approx(1024 * kib / jax.local_device_count(), rel=0.01)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_paradox.federated import rules
-from fedjax_paradox.federated.types import Updates
+from fedjax_paradox.federated.types import Participants, Updates
 
 K = 4
 
@@ -78,6 +78,30 @@ def test_equal_updates_are_kept(case):
     same = given._replace(leaves=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), given.leaves))
     expected = jax.tree.map(lambda leaf: leaf[0], same.leaves)
     chex.assert_trees_all_close(apply(*case, same), expected, rtol=1e-6)  # weights sum to 1 within rounding
+
+
+def known(given):
+    return Participants(given.client, given.rows, given.class_counts, given.mask, jnp.zeros(K, jnp.int32))
+
+
+@pytest.mark.parametrize("mask", [(True,) * K, (True, False, True, True)])
+def test_one_client_with_the_sum_of_all_stands_for_all(case, mask):
+    build, numbers = case
+    rule, given = build(**numbers), updates(mask=mask)
+    if rule.weights is None:
+        pytest.skip("this rule sees every client's leaves")
+    weights = rule.weights(known(given), given.start)
+    total = jax.tree.map(lambda w, leaf: jnp.tensordot(w, leaf, 1)[None], weights, given.leaves)
+    one = jax.tree.map(lambda leaf: leaf[:1], given._replace(start=None))._replace(start=given.start, leaves=total)
+    chex.assert_trees_all_close(apply(*case, one), apply(*case, given), rtol=1e-5, atol=1e-6)  # sum order
+
+
+def test_a_weighting_that_reads_losses_is_not_known_before_training():
+    rule = rules.weighted_mean(lambda updates: updates.loss, ahead=True)
+    with pytest.raises(AttributeError, match="'Participants' object has no attribute 'loss'"):
+        rule.weights(known(updates()), updates().start)
+    own = rules.on_leaves(is_adapter, rules.weighted_mean(lambda updates: updates.loss), rules.fedavg())
+    assert own.weights is None
 
 
 def test_nobody_took_part_keeps_the_global(case):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_paradox.federated import sparse
 from fedjax_paradox.federated.local import OBJECTIVES, local_step, sgd
-from fedjax_paradox.federated.sparse import empty, finish, sparse_step
+from fedjax_paradox.federated.sparse import Sum, Table, add, empty, finish, sparse_step, total
 from fedjax_paradox.federated.types import Hyper
 
 WORDS, WIDTH, CLASSES, BATCH, LENGTH = 30, 3, 4, 5, 6
@@ -84,6 +85,37 @@ def test_equals_dense_sgd(seed, momentum, decay, mu):
     chex.assert_trees_all_close(whole, dense, rtol=1e-10, atol=1e-12)
     if momentum + decay + mu > 0:
         assert not np.array_equal(table.weights, dense["table"])  # most rows were indeed left behind
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.05]), st.sampled_from([0.0, 0.3]), st.sampled_from([1, 4, 64]))
+def test_the_sum_of_tables_without_visiting_rows_at_rest(seed, decay, mu, block):
+    generator, cells, jobs = np.random.default_rng(seed), 2, 5
+    starts = jnp.asarray(generator.normal(size=(cells, WORDS, WIDTH)))
+    hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (0.1, 0.9, decay, mu)))
+    weights, steps = generator.random(jobs) * (np.arange(jobs) > 0), generator.integers(1, 50, jobs)
+    named = generator.random((jobs, WORDS)) < generator.random((jobs, 1))
+    updated = np.where(named, generator.integers(1, steps[:, None] + 1, (jobs, WORDS)), 0)
+    # What stands in rows that a job did not name is left over from another; the first job has no weight.
+    left = np.where(named | (generator.random((jobs, WORDS)) < 0.5), 1.0, np.nan)[..., None]
+    left[0] = np.nan
+    tables = Table(
+        *(jnp.asarray(generator.normal(size=(jobs, WORDS, WIDTH)) * left) for _ in range(2)),
+        jnp.asarray(updated, jnp.int32),
+    )
+    sums = Sum(jnp.zeros(cells), jnp.zeros((cells, WORDS, WIDTH)))
+    expected = np.zeros((cells, WORDS, WIDTH))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparse, "BLOCK", block)
+        for job in range(jobs):
+            cell, rest = job % cells, (int(steps[job]), hyper)
+            sums, finite = add(sums, cell, jnp.asarray(weights[job]), tables, job, starts, *rest)
+            assert finite
+            if job > 0:
+                one = jax.tree.map(lambda leaf, j=job: jnp.asarray(leaf[j]), tables)
+                expected[cell] += weights[job] * np.asarray(finish(one, starts[cell], *rest))
+    # Five products and sums of float64.
+    np.testing.assert_allclose(jax.vmap(total)(sums, starts), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_fresh_job_sees_nothing_of_the_one_before():

@@ -97,7 +97,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": scaling.memory_bytes() / 2**30,
+        "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: installed.get(name) for name in packages},

@@ -1,6 +1,5 @@
 """How time grows with clients, cells, lanes and devices."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,23 +7,16 @@ import numpy as np
 from sections import rows_per_second
 from work import Child, Settings, Study, in_child, interleaved, our_rounds, recorded, say, study, work_of
 
-from fedjax_paradox.plan import plan
-
 CLIENTS = (10, 100, 1_000, 10_000)
 CELLS = (1, 4, 16)
 LANES = DEVICES = (1, 2, 4, 8)
-MEMORY_SHARE = 0.7  # of the machine's memory that an estimate may reach
 IID = ("partition.kind=iid", "protocols=[global]")
-# Rows, then overrides. Each series gives every client a full batch at its largest number of clients, or else
-# padding alone would slow it down.
+# Rows, batch size, overrides. Points whose clients cannot fill a batch are left out: padding would slow them down.
+ONE_STEP = ("local.epochs=1", "local.learning_rate=0.0001")
 CLIENT_SERIES = {
-    "textcnn": ("textcnn", 32_000, ()),
-    "textcnn, 500 words, batch 2": (
-        "textcnn",
-        20_000,
-        ("models.textcnn.vocabulary_size=500", "local.batch_size=2", "local.epochs=1", "local.learning_rate=0.0001"),
-    ),
-    "minilm, 16 tokens, batch 2": ("minilm", 2_000, ("models.minilm.max_length=16", "local.batch_size=2")),
+    "textcnn": ("textcnn", 32_000, 32, ()),
+    "textcnn, batch 2, one epoch": ("textcnn", 20_000, 2, ONE_STEP),
+    "minilm, 16 tokens, batch 2": ("minilm", 2_000, 2, ("models.minilm.max_length=16",)),
 }
 
 
@@ -38,39 +30,15 @@ def scaling(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _clients(settings: Settings, model: str, rows: int, overrides: Sequence[str]) -> dict[str, Any]:
+def _clients(settings: Settings, model: str, rows: int, batch: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Rows/s against clients at the same total rows, in equal parts."""
     rows = min(rows, settings.rows["clients"])
-    studies: dict[str, Study] = {}
-    skipped: dict[str, str] = {}
-    for clients in CLIENTS:
-        reason = f"more clients than the {rows:,} rows" if clients > rows else ""
-        if not reason:
-            one = study(settings, model, rows, *IID, *overrides, f"num_clients={clients}")
-            reason = _too_large([*studies.values(), one])
-        if reason:
-            skipped[str(clients)] = reason
-        else:
-            studies[str(clients)] = one
+    fitting = [clients for clients in CLIENTS if clients == CLIENTS[0] or clients * batch <= rows]
+    sizes = (*IID, f"local.batch_size={batch}", *overrides)
+    studies = {str(clients): study(settings, model, rows, *sizes, f"num_clients={clients}") for clients in fitting}
+    reason = f"fewer than {batch} rows a client do not fill a batch"
+    skipped = {str(clients): reason for clients in CLIENTS if clients not in fitting}
     return _series(settings, "clients", studies) | {"skipped": skipped}
-
-
-def _too_large(studies: Sequence[Study]) -> str:
-    """Why the last of these cannot run beside the others; empty where it can."""
-    needed = sum(_estimate(one) for one in studies)
-    room = MEMORY_SHARE * memory_bytes()
-    if needed <= room:
-        return ""
-    return f"the estimate is {_estimate(studies[-1]) / 2**30:.0f} GiB, and {room / 2**30:.0f} GiB may be used in all"
-
-
-def _estimate(one: Study) -> int:
-    planned = plan(one.experiment, one.program)
-    return planned.memory.fixed + planned.lanes * planned.memory.lane
-
-
-def memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _series(settings: Settings, against: str, studies: dict[str, Study]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 All cells that share a model shape and a corpus go through one `Engine`. Its functions are compiled once;
 hyper-parameters, partitions, seeds and schedules are their data. Lanes are parted among the devices of
 all processes, and nothing passes between devices before a round's jobs are done; data, frozen weights and
-globals are replicated. Axes: D devices, P cells, K client slots of a cell, J = P * K rows of the result
-buffer, L lanes, B batch, T tokens, N rows, C classes.
+globals are replicated. Axes: D devices, P cells, K client slots of a cell, J = P * K jobs, L lanes, B batch,
+T tokens, N rows, C classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.lanes import Lanes, Results, Training, advance, start, store
+from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, updates_of
+from fedjax_paradox.federated.lanes import Lanes, Training, advance, empty_lanes
 from fedjax_paradox.federated.schedule import Chunk
-from fedjax_paradox.federated.types import Rule, Tree, Updates
+from fedjax_paradox.federated.types import Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
 
@@ -39,23 +40,15 @@ class RuleGroup(NamedTuple):
     hyper: dict[str, np.ndarray]  # f32[G] each
 
 
-class Participants(NamedTuple):
-    """Who fills the slots of the result buffer in one round."""
-
-    client: Any  # i32[P, K]
-    rows: Any  # f32[P, K], train rows
-    class_counts: Any  # f32[P, K, C]
-    mask: Any  # bool[P, K]
-    device: Any  # i32[P, K], which device trains the job
-
-
 class Engine(NamedTuple):
     """Compiled functions of one program; see the functions of the same names."""
 
     devices: int
+    summed: bool  # every rule gives its weights before training: results are sums
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
-    start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, slots)
+    start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, jobs)
+    begin: Callable[..., tuple[Results, Tree | None]]  # takes over the results that it gets
     advance: Any  # jitted, takes over the lanes that it gets: `plan.launch` compiles it ahead of time
     store: Callable[..., Results]  # takes over the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
@@ -75,6 +68,7 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
     devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
     shared, parted = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, LANES)
+    summed = sums(groups)
     over_lanes = partial(jax.shard_map, mesh=mesh, check_vma=False)
     on_cpu = devices[0].platform == "cpu"
     options = CPU_OPTIONS if on_cpu else None
@@ -85,9 +79,14 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         lanes, rows = advance(training, *arguments)
         return lanes, jax.lax.psum(rows, "lanes")
 
-    def started(globals_: Tree, num_lanes: int, num_slots: int) -> tuple[Lanes, Results]:
+    def started(globals_: Tree, num_lanes: int, num_jobs: int) -> tuple[Lanes, Results]:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), globals_)
-        return jax.jit(lambda: start(training, shapes, num_lanes, num_slots, len(devices)), out_shardings=parted)()
+
+        def both() -> tuple[Lanes, Results]:
+            results = empty_results(training, shapes, num_jobs, len(devices), summed)
+            return empty_lanes(training, shapes, num_lanes), results
+
+        return jax.jit(both, out_shardings=parted)()
 
     def replicate(tree: Tree) -> Tree:
         if jax.process_count() == 1:
@@ -96,19 +95,27 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
     advancing = over_lanes(advance_all, in_specs=(LANES, *[EVERYWHERE] * 4, chunk), out_specs=(LANES, EVERYWHERE))
-    storing = over_lanes(partial(store, training), in_specs=(LANES, LANES, *[EVERYWHERE] * 2, chunk), out_specs=LANES)
+    storing = over_lanes(partial(store, training), in_specs=(LANES, LANES, *[EVERYWHERE] * 3, chunk), out_specs=LANES)
     predicting = over_lanes(partial(predict, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
     return Engine(
         devices=len(devices),
+        summed=summed,
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
+        begin=jax.jit(partial(begin, groups), donate_argnums=1, out_shardings=(parted, shared)),
         advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
-        aggregate=jax.jit(partial(aggregate, groups), out_shardings=shared),
+        aggregate=jax.jit(partial(aggregate, training, groups), out_shardings=shared),
         predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
     )
+
+
+def sums(groups: Sequence[RuleGroup]) -> bool:
+    """Whether every rule gives its weights before training, so that jobs are summed as they finish."""
+    first = [{name: values[0] for name, values in _traced(group).items()} for group in groups]
+    return all(group.build(**hyper).weights for group, hyper in zip(groups, first, strict=True))
 
 
 def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
@@ -121,7 +128,26 @@ def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
     return tuple(map(init, groups))
 
 
+def begin(
+    groups: Sequence[RuleGroup], globals_: Tree, results: Results, participants: Participants
+) -> tuple[Results, Tree | None]:
+    """Results ready for a round, and where they are sums the weights of its jobs: like a cell's leaves, f32[P, K]."""
+    if not sums(groups):
+        return results, None
+    weights = jax.tree.map(lambda _: jnp.zeros(participants.rows.shape, jnp.float32), globals_)
+    for group in groups:
+
+        def weigh(participants: Participants, global_: Tree, hyper: dict, build: Any = group.build) -> Tree:
+            return build(**hyper).weights(participants, global_)
+
+        people, own = _members(group, participants), _members(group, globals_)
+        new = jax.vmap(weigh)(people, own, _traced(group))
+        weights = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), weights, new)
+    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), weights
+
+
 def aggregate(
+    training: Training,
     groups: Sequence[RuleGroup],
     globals_: Tree,
     states: tuple[Tree, ...],
@@ -134,9 +160,8 @@ def aggregate(
       (next globals [P, ...], next rule states, training losses f32[P, K]). Where a cell's next leaves are not
       finite, the jobs whose leaves are not get the loss NaN.
     """
-    leaves, loss = jax.tree.map(lambda leaf: _gathered(leaf, participants.device), results)
-    _, rows, class_counts, mask, _ = participants
-    updates = Updates(globals_, leaves, participants.client, rows, loss, class_counts, mask)
+    loss = by_slot(results.loss, participants.device)
+    updates = updates_of(training, globals_, results, participants, sums(groups))
     next_states = []
     for group, state in zip(groups, states, strict=True):
         members = _members(group, updates)
@@ -147,10 +172,11 @@ def aggregate(
         new, state = jax.vmap(one)(members, state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
-    # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
-    loss = jax.lax.cond(
-        jnp.all(_finite(globals_, 1)), lambda: loss, lambda: jnp.where(_finite(leaves, 2), loss, jnp.nan)
-    )
+    if not sums(groups):
+        # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
+        loss = jax.lax.cond(
+            jnp.all(_finite(globals_, 1)), lambda: loss, lambda: jnp.where(_finite(updates.leaves, 2), loss, jnp.nan)
+        )
     return globals_, tuple(next_states), loss
 
 
@@ -166,15 +192,6 @@ def _members(group: RuleGroup, tree: Tree) -> Tree:
     return jax.tree.map(
         lambda leaf: leaf if np.array_equal(group.cells, np.arange(len(leaf))) else leaf[group.cells], tree
     )
-
-
-def _gathered(leaf: jax.Array, device: jax.Array) -> jax.Array:
-    """[P, K, ...], every slot from the device that filled it; leaf: [D, P * K, ...]."""
-    if len(leaf) == 1:
-        return leaf.reshape(*device.shape, *leaf.shape[2:])
-    each = leaf.reshape(len(leaf), *device.shape, *leaf.shape[2:])
-    cell, slot = (jnp.arange(length) for length in device.shape)
-    return each[device, cell[:, None], slot[None]]
 
 
 def _traced(group: RuleGroup) -> dict[str, jax.Array]:

@@ -1,6 +1,6 @@
 """Lanes: the part of the compiled program that trains, one job a lane at a time, on one device.
 
-Axes: P cells, J rows of the result buffer, L lanes of this device, B batch, T tokens, N rows.
+Axes: P cells, L lanes of this device, B batch, T tokens, N rows.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_paradox.federated.local import OPTIMIZERS, Objective, local_step
 from fedjax_paradox.federated.schedule import Chunk
-from fedjax_paradox.federated.sparse import Table, empty, finish, sparse_step
+from fedjax_paradox.federated.sparse import Table, empty, sparse_step
 from fedjax_paradox.federated.types import Hyper, Tree
 
 
@@ -42,33 +42,16 @@ class Lanes(NamedTuple):
     visited: jax.Array  # f32[L], rows visited so far
 
 
-class Results(NamedTuple):
-    """The finished jobs of a round; every job of the round overwrites its row on the device that trained it."""
-
-    leaves: Tree  # [D, J, ...] over all devices
-    loss: jax.Array  # f32[D, J], mean training loss
-
-
-def start(
-    training: Training, globals_: Tree, num_lanes: int, num_slots: int, num_devices: int
-) -> tuple[Lanes, Results]:
-    """Empty lanes and empty result buffers.
-
-    Args:
-      globals_: [P, ...], only shapes and types are read.
-      num_lanes: of all devices; num_slots: J.
-    """
+def empty_lanes(training: Training, globals_: Tree, num_lanes: int) -> Lanes:
+    """Lanes of all devices without a job; globals_: [P, ...], only shapes and types are read."""
     zero = jnp.zeros((), jnp.float32)
     one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), globals_)
-    params, table = _parted(training.table, one)
+    params, table = parted(training.table, one)
     state = OPTIMIZERS[training.optimizer](Hyper(zero, zero, zero, zero)).init(params)
     rows = None if table is None else empty(table.shape, table.dtype)
 
-    def repeated(tree: Tree, *times: int) -> Tree:
-        return jax.tree.map(lambda leaf: jnp.zeros((*times, *leaf.shape), leaf.dtype), tree)
-
-    lanes = Lanes(*(repeated(part, num_lanes) for part in (params, state, rows, zero, zero)))
-    return lanes, Results(*(repeated(part, num_devices, num_slots) for part in (one, zero)))
+    each = (params, state, rows, zero, zero)
+    return Lanes(*jax.tree.map(lambda leaf: jnp.zeros((num_lanes, *leaf.shape), leaf.dtype), each))
 
 
 def advance(
@@ -91,7 +74,7 @@ def advance(
     Returns:
       (lanes, i32[] rows trained).
     """
-    params, table = _parted(training.table, globals_)
+    params, table = parted(training.table, globals_)
     begin, numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], (params, hyper))
     lanes = jax.vmap(partial(_load, training.optimizer))(lanes, chunk.first, begin, numbers)
     keys = jax.vmap(_job_key, in_axes=(0, None, 0))(chunk.seed, chunk.round, chunk.client)
@@ -105,23 +88,11 @@ def advance(
     return lanes, jnp.sum((chunk.rows >= 0).astype(jnp.int32))
 
 
-def store(training: Training, results: Results, lanes: Lanes, globals_: Tree, hyper: Hyper, chunk: Chunk) -> Results:
-    """Puts the leaves of the lanes whose job ended with `chunk` into the jobs' rows.
-
-    Args:
-      results: this device's, [1, J, ...].
-    """
-    leaves = lanes.params
-    _, table = _parted(training.table, globals_)
-    if training.table is not None:
-        numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], hyper)
-        whole = jax.vmap(lambda rows, cell, *rest: finish(rows, table[cell], *rest))(
-            lanes.table, chunk.cell, chunk.step + chunk.live, numbers
-        )
-        leaves = {**leaves, training.table: whole}
-    finished = Results(leaves, lanes.loss / jnp.maximum(lanes.visited, 1.0))
-    row = jnp.where(chunk.last, chunk.slot, results.loss.shape[1])
-    return jax.tree.map(lambda buffer, new: buffer.at[0, row].set(new, mode="drop"), results, finished)
+def parted(name: str | None, leaves: Tree) -> tuple[Tree, Any]:
+    """(the leaves without the sparse table, the table); None where there is none."""
+    if name is None:
+        return leaves, None
+    return {key: leaf for key, leaf in leaves.items() if key != name}, leaves[name]
 
 
 def _one_step(
@@ -161,13 +132,6 @@ def _one_step(
         start_rows = lambda ids: table[cell, ids]  # noqa: E731
         state, sparse, loss = sparse_step(step, training.table, state, sparse, batch, begin, start_rows, done, numbers)
     return Lanes(*state, sparse, lane.loss + loss, lane.visited + jnp.sum((rows >= 0).astype(jnp.float32)))
-
-
-def _parted(name: str | None, leaves: Tree) -> tuple[Tree, Any]:
-    """(the leaves without the sparse table, the table); None where there is none."""
-    if name is None:
-        return leaves, None
-    return {key: leaf for key, leaf in leaves.items() if key != name}, leaves[name]
 
 
 def _load(optimizer: str, lane: Lanes, first: jax.Array, begin: Tree, hyper: Hyper) -> Lanes:

@@ -6,17 +6,18 @@ that rules of many cells run vmapped and their hyper-parameters are data.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fedjax_paradox.federated.types import Rule, Tree, Updates
+from fedjax_paradox.federated.types import Participants, Rule, Tree, Updates
 
-Weighting = Callable[[Updates], jax.Array]
+Weighting = Callable[[Any], jax.Array]  # of Updates, or of Participants where it reads nothing else
 IsAdapter = Callable[[tuple], bool]
 
 
-def by_rows(updates: Updates) -> jax.Array:
+def by_rows(updates: Updates | Participants) -> jax.Array:
     """w_k = n_k."""
     return updates.rows
 
@@ -26,7 +27,7 @@ def by_inverse_rows(beta: float | jax.Array) -> Weighting:
     return lambda updates: jnp.maximum(updates.rows, 1.0) ** -jnp.asarray(beta, jnp.float32)
 
 
-def equally(updates: Updates) -> jax.Array:
+def equally(updates: Updates | Participants) -> jax.Array:
     """w_k = 1."""
     return jnp.ones_like(updates.rows)
 
@@ -37,10 +38,13 @@ def normalise(weights: jax.Array, mask: jax.Array) -> jax.Array:
     return kept / jnp.sum(kept)
 
 
-def weighted_mean(weighting: Weighting) -> Rule:
+def weighted_mean(weighting: Weighting, ahead: bool = False) -> Rule:
     """The stateless rule w_global = sum_k w_k w_k' / sum_k w_k over participating clients.
 
     A slot of zero weight is inert, whatever stands in it; with no participant the global stays.
+
+    Args:
+      ahead: the weighting reads what `Participants` has and no more, so that clients may be added up as they finish.
     """
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
@@ -56,7 +60,11 @@ def weighted_mean(weighting: Weighting) -> Rule:
 
         return jax.tree.map(mean, updates.leaves, updates.start), state
 
-    return Rule(init=lambda global_: (), aggregate=aggregate)  # noqa: ARG005
+    def weights(participants: Participants, global_: Tree) -> Tree:
+        each = normalise(weighting(participants), participants.mask)
+        return jax.tree.map(lambda _: each, global_)
+
+    return Rule(lambda global_: (), aggregate, weights if ahead else None)  # noqa: ARG005
 
 
 def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
@@ -64,6 +72,9 @@ def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
 
     Both rules see all leaves, so that a weight may depend on the whole update.
     """
+
+    def by_leaf(one: Tree, two: Tree) -> Tree:
+        return jax.tree_util.tree_map_with_path(lambda path, a, b: a if choose(path) else b, one, two)
 
     def init(global_: Tree) -> Tree:
         return chosen.init(global_), other.init(global_)
@@ -73,20 +84,26 @@ def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
             chosen.aggregate(updates, state[0]),
             other.aggregate(updates, state[1]),
         )
-        merged = jax.tree_util.tree_map_with_path(lambda path, a, b: a if choose(path) else b, one, two)
-        return merged, (one_state, two_state)
+        return by_leaf(one, two), (one_state, two_state)
 
-    return Rule(init, aggregate)
+    one_weights, two_weights = chosen.weights, other.weights
+    if one_weights is None or two_weights is None:
+        return Rule(init, aggregate)
+
+    def weights(participants: Participants, global_: Tree) -> Tree:
+        return by_leaf(one_weights(participants, global_), two_weights(participants, global_))
+
+    return Rule(init, aggregate, weights)
 
 
 def fedavg() -> Rule:
     """Mean weighted by client rows (McMahan et al., 2017, alg. 1)."""
-    return weighted_mean(by_rows)
+    return weighted_mean(by_rows, ahead=True)
 
 
 def uniform() -> Rule:
     """Plain mean over the participating clients."""
-    return weighted_mean(equally)
+    return weighted_mean(equally, ahead=True)
 
 
 def fedavgw(beta: float | jax.Array, is_adapter: IsAdapter) -> Rule:
@@ -94,7 +111,7 @@ def fedavgw(beta: float | jax.Array, is_adapter: IsAdapter) -> Rule:
 
     beta = 0 weights adapters equally. On a model without adapters it equals `fedavg`.
     """
-    return on_leaves(is_adapter, weighted_mean(by_inverse_rows(beta)), fedavg())
+    return on_leaves(is_adapter, weighted_mean(by_inverse_rows(beta), ahead=True), fedavg())
 
 
 # Name in the config -> function of (is_adapter, **hyper-parameters) -> Rule.

@@ -12,7 +12,7 @@ N = 1 + B T rows: the padding row 0, then one for every token of the batch.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from fedjax_paradox.federated.types import Hyper, Tree
 
 # Steps of a local update stay below 2**POWERS.
 POWERS = 24
+# Rows that `add` takes at once: about what one batch of texts names.
+BLOCK = 1024
 
 
 class Table(NamedTuple):
@@ -30,6 +32,16 @@ class Table(NamedTuple):
     weights: jax.Array  # f32[V, E]
     momentum: jax.Array  # f32[V, E]
     updated: jax.Array  # i32[V], the job's steps that the row has seen
+
+
+class Sum(NamedTuple):
+    """A weighted sum of the tables of jobs that started alike: start * rest + moved.
+
+    Rows that a job did not name are its start times one number, so that only the others need be visited.
+    """
+
+    rest: jax.Array  # f32[]
+    moved: jax.Array  # f32[V, E]
 
 
 def empty(shape: tuple[int, int], dtype: jnp.dtype) -> Table:
@@ -86,6 +98,40 @@ def sparse_step(
 def finish(table: Table, start: jax.Array, number: jax.Array, hyper: Hyper) -> jax.Array:
     """f32[V, E], the whole table after `number` steps; start: f32[V, E]."""
     return _forward(table.weights, table.momentum, start, table.updated, number, hyper)[0]
+
+
+def add(
+    sums: Sum, cell: jax.Array, weight: jax.Array, tables: Table, lane: jax.Array, start: jax.Array, *rest: Any
+) -> tuple[Sum, jax.Array]:
+    """Adds weight * `finish` of one lane's table to one cell's sum, at the cost of the rows that the job named.
+
+    Args:
+      sums: [P, ...]; tables: [L, ...]; start: f32[P, V, E]; rest: number and hyper, as `finish` takes them.
+
+    Returns:
+      (sums, bool[], what was added is finite).
+    """
+    seen = tables.updated[lane]
+    until = jnp.cumsum((seen > 0).astype(jnp.int32))
+    one = jnp.ones((1, 1), start.dtype)
+    unnamed = _forward(one, one, one, jnp.zeros(1, jnp.int32), *rest)[0][0, 0]
+
+    def block(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        moved, finite = carry
+        rows = jnp.searchsorted(until, number * BLOCK + jnp.arange(1, BLOCK + 1, dtype=jnp.int32))
+        begin = start[cell, rows]
+        final, _ = _forward(tables.weights[lane, rows], tables.momentum[lane, rows], begin, seen[rows], *rest)
+        share = jnp.where((rows < len(seen))[:, None] & (weight > 0), weight * (final - unnamed * begin), 0.0)
+        return moved.at[cell, rows].add(share, mode="drop"), finite & jnp.all(jnp.isfinite(share))
+
+    blocks = (until[-1] + BLOCK - 1) // BLOCK
+    moved, finite = jax.lax.fori_loop(0, blocks, block, (sums.moved, jnp.ones((), bool)))
+    return Sum(sums.rest.at[cell].add(weight * unnamed), moved), finite
+
+
+def total(sums: Sum, start: jax.Array) -> jax.Array:
+    """f32[V, E], the weighted sum of whole tables."""
+    return start * sums.rest + sums.moved
 
 
 def _named(tokens: jax.Array, words: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -23,6 +23,17 @@ class Hyper(NamedTuple):
     rates: Mapping[str, jax.Array] = {}
 
 
+class Participants(NamedTuple):
+    """Who takes part in one round, known before any of them trains: f32[P, K] and so on for a program, without P
+    where one cell's rule is asked. Slots without a client have `mask` False."""
+
+    client: Any  # i32[P, K]
+    rows: Any  # f32[P, K], train rows n_k
+    class_counts: Any  # f32[P, K, C], train rows of each class
+    mask: Any  # bool[P, K]
+    device: Any  # i32[P, K], which device trains the job
+
+
 class Updates(NamedTuple):
     """What a rule may look at: one cell's local results of one round. Slots without a client have
     `mask` False, and what stands in their other entries has no meaning."""
@@ -39,10 +50,15 @@ class Updates(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """An aggregation rule: a pair of pure functions, like `optax.GradientTransformation`.
+    """An aggregation rule: pure functions, like `optax.GradientTransformation`.
 
     init(global_) -> state; aggregate(updates, state) -> (next global_, next state).
+
+    weights(participants, global_) -> a tree like `global_` of f32[K], is for a rule that reads the leaves through
+    their weighted sum alone, with weights known before training: `aggregate` must make of one client that holds this
+    sum what it makes of all clients. Then no client's leaves need be kept; without it they all are.
     """
 
     init: Callable[[Tree], Tree]
     aggregate: Callable[[Updates, Tree], tuple[Tree, Tree]]
+    weights: Callable[[Participants, Tree], Tree] | None = None

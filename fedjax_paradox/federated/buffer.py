@@ -1,0 +1,125 @@
+"""What the finished jobs of a round leave behind: every job's leaves, or one weighted sum of them for each cell.
+
+A sum takes the memory of P cells in place of P * K jobs, and of an embedding table only the rows that a job named
+are visited. It is there where every rule of the program gives `Rule.weights`. Axes: D devices, P cells, K client
+slots of a cell, J = P * K jobs, L lanes of this device.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_paradox.federated.lanes import Lanes, Training, parted
+from fedjax_paradox.federated.schedule import Chunk
+from fedjax_paradox.federated.sparse import Sum, add, finish, total
+from fedjax_paradox.federated.types import Hyper, Participants, Tree, Updates
+
+
+class Results(NamedTuple):
+    """The finished jobs of a round, on the device that trained them."""
+
+    leaves: Tree  # [D, J, ...], or [D, P, ...] where they are summed, a sparse table then as a `Sum`
+    loss: jax.Array  # f32[D, J], mean training loss; NaN where what was summed is not finite
+
+
+def empty_results(training: Training, globals_: Tree, num_jobs: int, num_devices: int, summed: bool) -> Results:
+    """Room for a round; globals_: [P, ...], only shapes and types are read."""
+    (num_cells,) = {leaf.shape[0] for leaf in jax.tree.leaves(globals_)}
+    rows = num_cells if summed else num_jobs
+    leaves = jax.tree.map(lambda leaf: jnp.zeros((num_devices, rows, *leaf.shape[1:]), leaf.dtype), globals_)
+    if summed and training.table is not None:
+        table = leaves[training.table]
+        leaves = {**leaves, training.table: Sum(jnp.zeros(table.shape[:2], table.dtype), table)}
+    return Results(leaves, jnp.zeros((num_devices, num_jobs), jnp.float32))
+
+
+def store(
+    training: Training,
+    results: Results,
+    lanes: Lanes,
+    globals_: Tree,
+    hyper: Hyper,
+    weights: Tree | None,
+    chunk: Chunk,
+) -> Results:
+    """Takes over the leaves of the lanes whose job ended with `chunk`, one after the other.
+
+    Args:
+      results: this device's, [1, ...].
+      weights: like a cell's leaves, f32[P, K] each, where the results are sums; else None.
+    """
+    ended = jnp.argsort(~chunk.last)
+
+    def job(number: jax.Array, results: Results) -> Results:
+        lane = ended[number]
+        cell, slot = chunk.cell[lane], chunk.slot[lane]
+        numbers = jax.tree.map(lambda leaf: leaf[cell], hyper)
+        at = (cell, lane, chunk.step[lane] + chunk.live, numbers)
+        loss = lanes.loss[lane] / jnp.maximum(lanes.visited[lane], 1.0)
+        if weights is None:
+            leaves = _kept(training, results.leaves, lanes, globals_, slot, *at)
+        else:
+            shares = jax.tree.map(lambda each: each.ravel()[slot], weights)
+            leaves, finite = _summed(training, results.leaves, lanes, globals_, shares, *at)
+            loss = jnp.where(finite, loss, jnp.nan)
+        return Results(leaves, results.loss.at[0, slot].set(loss))
+
+    return jax.lax.fori_loop(0, jnp.sum(chunk.last.astype(jnp.int32)), job, results)
+
+
+def _kept(
+    training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, slot: jax.Array, cell: Any, lane: Any, *at: Any
+) -> Tree:
+    own = jax.tree.map(lambda leaf: leaf[lane], lanes.params)
+    if training.table is not None:
+        table = jax.tree.map(lambda leaf: leaf[lane], lanes.table)
+        own = {**own, training.table: finish(table, globals_[training.table][cell], *at)}
+    return jax.tree.map(lambda buffer, leaf: buffer.at[0, slot].set(leaf), leaves, own)
+
+
+def _summed(
+    training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, shares: Tree, cell: Any, lane: Any, *at: Any
+) -> tuple[Tree, jax.Array]:
+    """(the sums, bool[] what was added is finite); a share of zero adds nothing, whatever the lane holds."""
+    sums, table = parted(training.table, leaves)
+    shares, table_share = parted(training.table, shares)
+    own = jax.tree.map(lambda w, leaf: jnp.where(w > 0, w * leaf[lane], 0.0), shares, lanes.params)
+    finite = jnp.ones((), bool)
+    for leaf in jax.tree.leaves(own):
+        finite &= jnp.all(jnp.isfinite(leaf))
+    sums = jax.tree.map(lambda sum_, leaf: sum_.at[0, cell].add(leaf.astype(sum_.dtype)), sums, own)
+    if table is None or lanes.table is None:
+        return sums, finite
+    here = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), table)
+    here, table_finite = add(here, cell, table_share, lanes.table, lane, globals_[training.table], *at)
+    return {**sums, training.table: jax.tree.map(lambda leaf: leaf[None], here)}, finite & table_finite
+
+
+def updates_of(
+    training: Training, globals_: Tree, results: Results, participants: Participants, summed: bool
+) -> Updates:
+    """What the cells' rules see, [P, ...]: all K clients, or one in place of all that holds their sum."""
+    loss = by_slot(results.loss, participants.device)
+    if not summed:
+        leaves = jax.tree.map(lambda leaf: by_slot(leaf, participants.device), results.leaves)
+        return Updates(globals_, leaves, *participants[:2], loss, *participants[2:4])
+    sums, table = parted(training.table, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), results.leaves))
+    if training.table is not None:
+        sums = {**sums, training.table: jax.vmap(total)(table, globals_[training.table])}
+    mask = participants.mask
+    rows = jnp.where(mask, participants.rows, 0.0)
+    counts = jnp.where(mask[..., None], participants.class_counts, 0.0)
+    mean_loss = jnp.sum(jnp.where(mask, rows * loss, 0.0), 1) / jnp.sum(rows, 1)
+    together = (rows.sum(1), mean_loss, counts.sum(1), mask.any(1))
+    nobody = jnp.full(len(rows), jnp.iinfo(jnp.int32).max, jnp.int32)
+    return Updates(globals_, *jax.tree.map(lambda leaf: leaf[:, None], (sums, nobody, *together)))
+
+
+def by_slot(leaf: jax.Array, device: jax.Array) -> jax.Array:
+    """[P, K, ...], every slot from the device that filled it; leaf: [D, P * K, ...]."""
+    if len(leaf) == 1:
+        return leaf.reshape(*device.shape, *leaf.shape[2:])
+    each = leaf.reshape(len(leaf), *device.shape, *leaf.shape[2:])
+    cell, slot = (jnp.arange(length) for length in device.shape)
+    return each[device, cell[:, None], slot[None]]
