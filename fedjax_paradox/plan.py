@@ -27,7 +27,7 @@ MEMORY_SHARE = 0.8  # of a device's memory; the rest is left to the compiler's t
 class Memory(NamedTuple):
     """Bytes on the device."""
 
-    fixed: int  # corpus, frozen weights, globals, result buffer
+    fixed: int  # corpus, frozen weights, globals, results
     lane: int  # parameters, optimizer state, gradients and activations of one lane
 
 

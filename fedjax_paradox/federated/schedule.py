@@ -19,7 +19,7 @@ class Job(NamedTuple):
     """One client's local update in one round of one cell."""
 
     cell: int  # index of the cell in its program
-    slot: int  # row of the result buffer
+    slot: int  # its number among the client slots of all cells
     client: int
     seed: int  # training seed of the cell
     steps: np.ndarray  # i32[steps, B], train rows, padded with -1
@@ -29,11 +29,11 @@ class Chunk(NamedTuple):
     """What every lane does in one call of `advance`; NumPy here, traced there.
 
     Axes: L lanes, S = CHUNK_STEPS, B batch.
-    An idle lane has `rows` = -1 everywhere and `slot` past the end of the result buffer.
+    An idle lane has `rows` = -1 everywhere and `slot` past the end.
     """
 
     cell: Any  # i32[L], whose global model and hyper-parameters
-    slot: Any  # i32[L], row of the result buffer
+    slot: Any  # i32[L]
     first: Any  # bool[L], the job starts with this chunk
     last: Any  # bool[L], the job ends with this chunk
     seed: Any  # i32[L], training seed of the cell
