@@ -2,7 +2,9 @@
 
 import functools
 import math
+from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_paradox.models import textcnn as cnn
 from fedjax_paradox.models.base import Dropout, Model, merge, split
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes, transformer
 from fedjax_paradox.models.textcnn import textcnn
@@ -341,6 +344,26 @@ def test_textcnn_padding_embeds_to_zero_and_is_not_trained() -> None:
 
 def loss(model: Model, trainable: dict, frozen: dict, tokens: jax.Array, key: jax.Array) -> jax.Array:
     return (model.apply(trainable, frozen, tokens, key) ** 2).mean()
+
+
+@pytest.mark.parametrize("size", [1, 4, 512])
+@pytest.mark.parametrize("dead", [0.0, 0.5, 1.0])
+def test_the_gradient_that_visits_winners_alone_is_the_whole_one(
+    size: int, dead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cnn, "BLOCK", size)
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 5, 9, 4), (2, 3, 4, 6)))
+    cotangent = jnp.asarray(rng.normal(size=(2, 5, 6)) * (rng.random((2, 5, 6)) >= dead), jnp.float32)
+
+    def gradients(largest: Callable) -> tuple:
+        def one(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple:
+            return jax.vjp(largest, x, kernel)[1](cotangent)
+
+        return jax.jit(jax.vmap(one))(x, kernel, cotangent)
+
+    # Sums of up to thirty float32 products in another order.
+    chex.assert_trees_all_close(gradients(cnn._largest_sparse), gradients(cnn._largest_dense), rtol=1e-5, atol=1e-6)
 
 
 def test_vmap_over_lanes_equals_a_loop(model: Model) -> None:

@@ -5,7 +5,7 @@ are visited. It is there where every rule of the program gives `Rule.weights`. A
 slots of a cell, J = P * K jobs, L lanes of this device.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,49 +51,60 @@ def store(
     """
     ended = jnp.argsort(~chunk.last)
 
-    def job(number: jax.Array, results: Results) -> Results:
+    def one(number: jax.Array, results: Results) -> Results:
         lane = ended[number]
-        cell, slot = chunk.cell[lane], chunk.slot[lane]
-        numbers = jax.tree.map(lambda leaf: leaf[cell], hyper)
-        at = (cell, lane, chunk.step[lane] + chunk.live, numbers)
+        cell, slot, steps = chunk.cell[lane], chunk.slot[lane], chunk.step[lane] + chunk.live
+        job = _Job(lane, cell, slot, steps, jax.tree.map(lambda leaf: leaf[cell], hyper))
         loss = lanes.loss[lane] / jnp.maximum(lanes.visited[lane], 1.0)
         if weights is None:
-            leaves = _kept(training, results.leaves, lanes, globals_, slot, *at)
+            leaves = _kept(training, results.leaves, lanes, globals_, job)
         else:
             shares = jax.tree.map(lambda each: each.ravel()[slot], weights)
-            leaves, finite = _summed(training, results.leaves, lanes, globals_, shares, *at)
+            leaves, finite = _added(training, results.leaves, lanes, globals_, job, shares)
             loss = jnp.where(finite, loss, jnp.nan)
         return Results(leaves, results.loss.at[0, slot].set(loss))
 
-    return jax.lax.fori_loop(0, jnp.sum(chunk.last.astype(jnp.int32)), job, results)
+    return jax.lax.fori_loop(0, jnp.sum(chunk.last.astype(jnp.int32)), one, results)
 
 
-def _kept(
-    training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, slot: jax.Array, cell: Any, lane: Any, *at: Any
-) -> Tree:
-    own = jax.tree.map(lambda leaf: leaf[lane], lanes.params)
+class _Job(NamedTuple):
+    """One that has ended; i32[] each."""
+
+    lane: jax.Array
+    cell: jax.Array
+    slot: jax.Array
+    steps: jax.Array
+    hyper: Hyper  # f32[] each
+
+
+def _kept(training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, job: _Job) -> Tree:
+    """The kept leaves, the job's among them."""
+    own, table = jax.tree.map(lambda leaf: leaf[job.lane], (lanes.params, lanes.table))
     if training.table is not None:
-        table = jax.tree.map(lambda leaf: leaf[lane], lanes.table)
-        own = {**own, training.table: finish(table, globals_[training.table][cell], *at)}
-    return jax.tree.map(lambda buffer, leaf: buffer.at[0, slot].set(leaf), leaves, own)
+        start = globals_[training.table][job.cell]
+        own = {**own, training.table: finish(table, start, job.steps, job.hyper)}
+    return jax.tree.map(lambda all_, leaf: all_.at[0, job.slot].set(leaf), leaves, own)
 
 
-def _summed(
-    training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, shares: Tree, cell: Any, lane: Any, *at: Any
+def _added(
+    training: Training, leaves: Tree, lanes: Lanes, globals_: Tree, job: _Job, shares: Tree
 ) -> tuple[Tree, jax.Array]:
-    """(the sums, bool[] what was added is finite); a share of zero adds nothing, whatever the lane holds."""
+    """(the sums, the job's leaves among them; bool[] what was added is finite).
+
+    A share of zero adds nothing, whatever the lane holds.
+    """
     sums, table = parted(training.table, leaves)
     shares, table_share = parted(training.table, shares)
-    own = jax.tree.map(lambda w, leaf: jnp.where(w > 0, w * leaf[lane], 0.0), shares, lanes.params)
+    own = jax.tree.map(lambda w, leaf: jnp.where(w > 0, w * leaf[job.lane], 0.0), shares, lanes.params)
     finite = jnp.ones((), bool)
     for leaf in jax.tree.leaves(own):
         finite &= jnp.all(jnp.isfinite(leaf))
-    sums = jax.tree.map(lambda sum_, leaf: sum_.at[0, cell].add(leaf.astype(sum_.dtype)), sums, own)
-    if table is None or lanes.table is None:
+    sums = jax.tree.map(lambda sum_, leaf: sum_.at[0, job.cell].add(leaf.astype(sum_.dtype)), sums, own)
+    if training.table is None or lanes.table is None:
         return sums, finite
-    here = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), table)
-    here, table_finite = add(here, cell, table_share, lanes.table, lane, globals_[training.table], *at)
-    return {**sums, training.table: jax.tree.map(lambda leaf: leaf[None], here)}, finite & table_finite
+    here, start = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), table), globals_[training.table]
+    here, rows_finite = add(here, job.cell, table_share, lanes.table, job.lane, start, job.steps, job.hyper)
+    return {**sums, training.table: jax.tree.map(lambda leaf: leaf[None], here)}, finite & rows_finite
 
 
 def updates_of(

@@ -11,6 +11,7 @@ from fedjax_paradox.models.base import Dropout, Model, Params, Rate
 
 Initializer = Callable[..., jax.Array]
 FLOAT32 = jnp.dtype(jnp.float32)
+BLOCK = 512  # gradients that `_backward` takes at once
 
 
 def _uniform(fan_in: int) -> Initializer:
@@ -38,8 +39,9 @@ def _largest_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _largest_sparse(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_largest_dense` with a gradient that reads and writes the winning windows only, 1 in T - width + 1.
-    It is made of scatters, which are quick on a CPU; where they are atomic their sums have no fixed order."""
+    """`_largest_dense` with a gradient that reads and writes the winning windows only, 1 in T - width + 1, and
+    of those the half or so that ReLU and dropout leave. It is made of scatters, which are quick on a CPU; where
+    they are atomic their sums have no fixed order."""
     return _largest_dense(x, kernel)
 
 
@@ -55,12 +57,23 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel, winner = saved
     width, embedding, filters = kernel.shape
-    rows = jnp.arange(len(x))[:, None, None]
-    times = winner[..., None] + jnp.arange(width, dtype=jnp.int32)[None, None]
-    scaled = gradient[..., None, None].astype(jnp.float32)  # sums of many terms: float32 whatever x is
-    to_x = jnp.zeros(x.shape).at[rows, times].add(scaled * kernel.transpose(2, 0, 1)[None].astype(jnp.float32))
-    which = jnp.broadcast_to(jnp.arange(filters), winner.shape)
-    to_kernel = jnp.zeros((filters, width, embedding)).at[which].add(scaled * x[rows, times].astype(jnp.float32))
+    flat, start, by_filter = gradient.ravel(), winner.ravel(), kernel.transpose(2, 0, 1)
+    until, size = jnp.cumsum((flat != 0).astype(jnp.int32)), min(BLOCK, flat.size)
+    offsets = jnp.arange(width, dtype=jnp.int32)[None]
+
+    def block(number: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        to_x, to_kernel = sums
+        pairs = jnp.searchsorted(until, number * size + jnp.arange(1, size + 1, dtype=jnp.int32))
+        rows, which = pairs // filters, pairs % filters
+        at = (rows[:, None], start[pairs][:, None] + offsets)
+        # Sums of many terms: float32 whatever x is.
+        scaled = flat[pairs][:, None, None].astype(jnp.float32)
+        to_x = to_x.at[at].add(scaled * by_filter[which].astype(jnp.float32), mode="drop")
+        which = jnp.where(pairs < len(flat), which, filters)
+        return to_x, to_kernel.at[which].add(scaled * x[at].astype(jnp.float32), mode="drop")
+
+    zeros = (jnp.zeros(x.shape), jnp.zeros((filters, width, embedding)))
+    to_x, to_kernel = jax.lax.fori_loop(0, (until[-1] + size - 1) // size, block, zeros)
     return to_x.astype(x.dtype), to_kernel.transpose(1, 2, 0).astype(kernel.dtype)
 
 
