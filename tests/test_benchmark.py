@@ -81,7 +81,18 @@ def test_whole_last_block_costs_distilbert_a_sixth_more() -> None:
 def test_median_spread_and_ratio() -> None:
     summary = module("summary")
     assert summary.spread([3.0, 1.0, 9.0]) == {"median": 3.0, "low": 1.0, "high": 9.0}
-    assert summary.ratio([4.0, 2.0, 100.0], [1.0, 2.0, 3.0]) == 2.0
+    assert summary.ratio([4.0, 2.0, 100.0], [1.0, 2.0, 3.0]) == 4.0
+
+
+def test_a_ratio_does_not_see_that_both_become_slower() -> None:
+    summary = module("summary")
+    assert summary.ratio([2.0, 2.4, 6.0], [1.0, 1.2, 3.0]) == 2.0
+
+
+def test_rows_a_second_relative_to_the_first_series() -> None:
+    work = {"10": {"trained_rows": 100}, "1000": {"trained_rows": 50}}
+    found = {"10": {"seconds": [2.0, 3.0, 2.0]}, "1000": {"seconds": [2.0, 3.0, 8.0]}}
+    assert module("scaling").relative(work, found) == {"10": 1.0, "1000": 0.5}
 
 
 def test_shares_are_taken_round_by_round() -> None:

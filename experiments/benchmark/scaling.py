@@ -1,9 +1,10 @@
 """How time grows with clients, cells, lanes and devices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import summary
 from sections import rows_per_second
 from work import Child, Settings, Study, in_child, interleaved, our_rounds, recorded, say, study, work_of
 
@@ -47,12 +48,15 @@ def _series(settings: Settings, against: str, studies: dict[str, Study]) -> dict
     raw = interleaved({name: our_rounds(one) for name, one in studies.items()}, settings.repeats)
     found = {name: recorded(rounds) for name, rounds in raw.items()}
     speeds = {name: rows_per_second(one, found[name]["seconds"]) for name, one in studies.items()}
-    first = next(iter(speeds.values()))
+    work = {name: work_of(one.program) for name, one in studies.items()}
+    return {"work": work, "raw": found, "rows_per_second": speeds, "relative": relative(work, found)}
+
+
+def relative(work: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, float]:
+    """Each series' rows/s over the first one's."""
+    (rows, seconds), *_ = [(work[name]["trained_rows"], one["seconds"]) for name, one in found.items()]
     return {
-        "work": {name: work_of(one.program) for name, one in studies.items()},
-        "raw": found,
-        "rows_per_second": speeds,
-        "relative": {name: speed / first for name, speed in speeds.items()},
+        name: summary.ratio(seconds, one["seconds"]) * work[name]["trained_rows"] / rows for name, one in found.items()
     }
 
 
@@ -63,8 +67,9 @@ def _cells(settings: Settings) -> dict[str, Any]:
         for cells in CELLS
     }
     series = _series(settings, "cells", studies)
-    per_cell = {cells: float(np.median(one["seconds"])) / int(cells) for cells, one in series["raw"].items()}
-    return series | {"per_cell": {cells: seconds / per_cell["1"] for cells, seconds in per_cell.items()}}
+    raw = series["raw"]
+    per_cell = {n: summary.ratio(one["seconds"], raw["1"]["seconds"]) / int(n) for n, one in raw.items()}
+    return series | {"per_cell": per_cell}
 
 
 def _lanes(settings: Settings, model: str) -> dict[str, Any]:
