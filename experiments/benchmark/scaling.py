@@ -12,11 +12,11 @@ CLIENTS = (10, 100, 1_000, 10_000)
 CELLS = (1, 4, 16)
 LANES = DEVICES = (1, 2, 4, 8)
 IID = ("partition.kind=iid", "protocols=[global]")
+ONE_EPOCH = ("local.epochs=1", "local.learning_rate=0.0001")
 # Rows, batch size, overrides. Points whose clients cannot fill a batch are left out: padding would slow them down.
-ONE_STEP = ("local.epochs=1", "local.learning_rate=0.0001")
 CLIENT_SERIES = {
     "textcnn": ("textcnn", 32_000, 32, ()),
-    "textcnn, batch 2, one epoch": ("textcnn", 20_000, 2, ONE_STEP),
+    "textcnn, batch 2, one epoch": ("textcnn", 20_000, 2, ONE_EPOCH),
     "minilm, 16 tokens, batch 2": ("minilm", 2_000, 2, ("models.minilm.max_length=16",)),
 }
 
