@@ -193,8 +193,8 @@ def test_no_table_reads_as_an_empty_one(tmp_path):
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_table(tmp_path, monkeypatch):
-    def cut_short(_, where):
-        where.write_bytes(b"PAR1")
+    def cut_short(_, where, **options):
+        where.write(b"PAR1")
         raise OSError("no space left")
 
     results.write(tmp_path, [table((1,))])

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.storage import parquet
 
 FILE = "clients.parquet"
 
@@ -53,30 +53,18 @@ def records(
     return pa.Table.from_pydict(columns, SCHEMA)
 
 
-def write(folder: Path, tables: Sequence[pa.Table]) -> None:
-    """Replaces the folder's table in one atomic step: readers see the old one or the new one."""
-    temporary = folder / f".{FILE}.tmp"
-    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]), temporary)
-    temporary.replace(folder / FILE)
+def write(folder: Path, parts: Sequence[pa.Table]) -> None:
+    """Replaces the folder's table in one atomic step, on the disk when this returns."""
+    parquet.write(folder / FILE, pa.concat_tables([SCHEMA.empty_table(), *parts]))
 
 
 def read(folder: Path) -> pa.Table:
     """The folder's table, or an empty one where no round is finished.
 
     Raises:
-      InputError: the file is no parquet file or lacks a column.
+      InputError: the file is no parquet file, lacks a column or was damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return SCHEMA.empty_table()
-    try:
-        # Opened once, since a run may replace it meanwhile; and pyarrow makes columns of a path's `key=value`.
-        with path.open("rb") as file:
-            return pq.read_table(file).select(SCHEMA.names).cast(SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable results table ({error}); restore it, or remove {folder} to start again"
-        ) from error
+    return parquet.read(folder / FILE, SCHEMA)
 
 
 def counts(table: pa.Table, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
