@@ -12,9 +12,10 @@ from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
 from fedjax_paradox.evaluation.mixtures import Setting
+from fedjax_paradox.extensions import rule_builder
 from fedjax_paradox.federated.rules import RULES
 from fedjax_paradox.federated.types import Participants
-from fedjax_paradox.program import divide, read_texts, rule_builder
+from fedjax_paradox.program import divide, read_texts
 
 ADAPTERS, OTHERS = "adapter leaves", "other leaves"
 # Cells that agree in these have one and the same clients and evaluation rows.
@@ -89,10 +90,11 @@ def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
       InputError: an unknown rule, or numbers that do not fit it.
     """
     name, numbers = parse_call(rule)
-    build = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
-    known = build(**{key: np.float32(value) for key, value in numbers.items()}).weights if name in RULES else None
-    if known is None:
+    build, (numbers,) = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
+    built = build(**{key: np.float32(value) for key, value in numbers.items()}) if name in RULES else None
+    if built is None or built.weights is None or not built.ahead:
         return None
+    known = built.weights
     clients, train = len(setting.train), setting.train.astype(np.float32)
     everybody = Participants(np.arange(clients), train.sum(axis=1), train, setting.available, np.zeros(clients))
     groups = (ADAPTERS, OTHERS) if adapters else (OTHERS,)

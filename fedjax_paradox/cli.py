@@ -1,8 +1,10 @@
 """The command line: arguments, progress, tables, exit codes. A person's mistake exits with code 2."""
 
+import errno
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,17 +18,49 @@ from fedjax_paradox.errors import InputError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+DIVERGED = 3  # exit code of a sweep of which a cell diverged, the others being finished
+
+log = logging.getLogger(__name__)
+
+
 def main() -> None:
     """Entry point of `fedjax-paradox`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("fedjax_paradox").setLevel(logging.INFO)
-    # A person's own `module:function` lies beside them; last, so that it hides nothing.
-    sys.path.append(str(Path.cwd()))
+    if sys.stdout is None:  # started with a closed one
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for as long as the process lives)
     try:
+        # A person's own `module:function` lies beside them; last, so that it hides nothing.
+        sys.path.append(str(_working_directory()))
         app()
     except InputError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
-        sys.exit(2)
+        _end(str(error))
+    except BrokenPipeError:
+        # Or Python says on its way out that the last lines could not be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end("nobody reads the output any more, so the run stopped; the same command goes on after its last round")
+    except OSError as error:
+        _end(_told(error))
+
+
+def _end(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", style="red", markup=False)
+    sys.exit(2)
+
+
+def _told(error: OSError) -> str:
+    """A full disk, a read-only folder, too many open files: what fails, where, and what helps."""
+    path = f"{error.filename}: " if error.filename else ""
+    room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "make room there (bytes and inodes)" if room else "correct that"
+    return f"{path}{error.strerror or error}; {remedy}, then the same command goes on after the last finished round"
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the working directory no longer exists; change to another one") from error
 
 
 @app.callback()
@@ -44,6 +78,7 @@ def run(
     coordinator: Annotated[str | None, typer.Option(help="Elsewhere: HOST:PORT of process 0.")] = None,
     num_processes: Annotated[int | None, typer.Option(help="With --coordinator: how many processes.")] = None,
     process_id: Annotated[int | None, typer.Option(help="With --coordinator: which of them, from 0.")] = None,
+    retry_diverged: Annotated[bool, typer.Option("--retry-diverged", help="Train diverged cells again.")] = False,
 ) -> None:
     """Run an experiment; the same command again goes on where it stopped."""
     experiment = load(config, overrides or [])
@@ -53,13 +88,15 @@ def run(
     from fedjax_paradox import display, hosts
     from fedjax_paradox.plan import plan
     from fedjax_paradox.program import prepare
-    from fedjax_paradox.run import run as run_experiment
+    from fedjax_paradox.run import begin, train
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    cache = cache_folder()
+    if _writable(cache):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     processes = (coordinator, num_processes, process_id)
     if distributed or processes != (None, None, None):
         hosts.join(*processes)
-    programs = prepare(cells(experiment), cache_folder())
+    programs = prepare(cells(experiment), cache)
     plans = [plan(experiment, program) for program in programs]
     console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
     console.print(display.plans(programs, plans), markup=False)
@@ -67,10 +104,19 @@ def run(
         return
     out = out or Path("runs") / f"{experiment.name}-{content_hash(experiment)[:8]}"
     began = time.monotonic()
-    with display.progress(console, programs, plans) as notify:
-        table = run_experiment(experiment, programs, out, notify)
-    console.print(display.accuracies(table))
-    console.print(f"{time.monotonic() - began:.0f} s. Results: {out / 'clients.parquet'}")
+    with begin(experiment, programs, out, retry_diverged) as study:
+        if already := display.standing(study.standing):
+            console.print(f"{out}: {already}", markup=False)
+        planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
+        left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
+        with display.progress(console, study.programs, left) as notify:
+            ended = train(study, notify)
+    entries = [ended.entries[name] for name in ended.ranks]
+    console.print(display.accuracies(ended.table, entries))
+    console.print(f"{time.monotonic() - began:.0f} s. Results: {out / 'clients.parquet'}", markup=False)
+    if told := display.divergences(entries):
+        console.print(told, markup=False)
+        raise typer.Exit(DIVERGED)
 
 
 @app.command()
@@ -111,6 +157,24 @@ def report(
 
 
 def cache_folder() -> Path:
-    """Where tokenised corpora and fetched weights stay; FEDJAX_PARADOX_CACHE overrides it."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FEDJAX_PARADOX_CACHE") or Path(base) / "fedjax_paradox")
+    """Where tokenised corpora, fetched weights and compiled programs stay; FEDJAX_PARADOX_CACHE overrides it."""
+    if given := os.environ.get("FEDJAX_PARADOX_CACHE"):
+        return Path(given)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "fedjax_paradox"
+    try:
+        return Path.home() / ".cache" / "fedjax_paradox"
+    except RuntimeError as error:
+        raise InputError("there is no home folder to keep a cache in; set FEDJAX_PARADOX_CACHE to a folder") from error
+
+
+def _writable(folder: Path) -> bool:
+    """Whether programs can be kept there; else a line says that they are not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(bytes(1))
+    except OSError as error:
+        log.warning("the cache %s cannot be written (%s): nothing is kept there", folder, error.strerror)
+        return False
+    return True

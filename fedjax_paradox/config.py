@@ -420,3 +420,10 @@ def content_hash(experiment: Experiment) -> str:
     """16 hex digits of the SHA-256 of all cells; name, lanes and checkpoints_kept stay out."""
     lines = sorted(_canonical(cell, {"architecture": {"local"}}) for cell in cells(experiment))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """The settings that decide a cell's numbers, for JSON: cells where they and the inputs are equal are one run, of
+    which one may be longer. Names, rounds and the places of files stay out."""
+    exclude: Any = {"name": True, "rounds": True, "corpus": {"files"}, "architecture": {"local", "weights"}}
+    return cell.model_dump(mode="json", exclude=exclude)

@@ -8,12 +8,16 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from fedjax_paradox.evaluation.fairness import Summary, summarise
 from fedjax_paradox.plan import Plan
 from fedjax_paradox.program import Program
-from fedjax_paradox.run import Event, Started, Trained
+from fedjax_paradox.resume import Standing
+from fedjax_paradox.run import Diverged, Event, Started, Trained
 from fedjax_paradox.storage import results
+from fedjax_paradox.storage.cells import DIVERGED, NOBODY, Entry
+from fedjax_paradox.text import printable
 
 SILENCE = 60.0  # seconds without a line in a log
 
@@ -46,6 +50,10 @@ def _plan(program: Program, cost: Plan) -> str:
             f"cell {cell.name}: {len(sizes)} clients of {sizes.min():,} to {sizes.max():,} train rows"
             + (f"; {out} take no part, {(sizes == 0).sum()} of them empty" if out else "")
         )
+    lines += [
+        f"cell {twin.cell.name}: the same run as {program.cells[twin.of].name} by construction, trained once"
+        for twin in program.twins
+    ]
     return "\n  ".join(lines)
 
 
@@ -78,6 +86,8 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
                 if not console.is_terminal and time.monotonic() - said >= SILENCE:
                     said = time.monotonic()
                     console.print(f"{where}: {rows:,} of {costs[event.program].rows:,} rows trained")
+            elif isinstance(event, Diverged):
+                console.print(f"{where}: {diverged(event.cell, event.round, event.client)}", markup=False)
             else:
                 done += evaluate[event.program]
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
@@ -89,6 +99,20 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
         yield notify
 
 
+def diverged(cell: str, round_: int, client: int) -> str:
+    """How a cell ended before its last round."""
+    who = "the rule's result is" if client == NOBODY else f"the loss or a weight of client {client} is"
+    return f"cell {cell} diverged in round {round_}: {who} not finite; it keeps its rounds before"
+
+
+def standing(found: Standing) -> str:
+    """What a folder holds of the experiment already; empty for a new one."""
+    lines = [f"{_counted(found.finished, 'cell')} finished before"] if found.finished else []
+    behind = {part.done for part in found.parts if part.done}
+    lines += [f"going on after round {done}" for done in sorted(behind)]
+    return "; ".join(lines)
+
+
 def headline(table: pa.Table) -> str:
     """One round in a few words: mean and worst accuracy over its cells, first protocol."""
     protocol = table["protocol"][0].as_py()
@@ -97,21 +121,44 @@ def headline(table: pa.Table) -> str:
     return f"{protocol} avg {100 * average:.1f}, worst {100 * min(s.worst for s in summaries):.1f}"
 
 
-def accuracies(table: pa.Table) -> Table:
-    """Average, worst and gap of every cell's last round under every protocol, in per cent."""
+def accuracies(table: pa.Table, entries: Sequence[Entry]) -> Table:
+    """Average, worst and gap of every cell's last round under every protocol, in per cent; cells in the order given."""
     view = Table(title="Accuracy of the clients after the last round, in % (client: the worst)")
     for name in ("cell", "protocol"):
         view.add_column(name, overflow="fold")
     for name in ("avg", "worst", "gap", "client"):
         view.add_column(name, justify="right", no_wrap=True)
-    before = ""
+    found: dict[str, list[tuple[str, Summary]]] = {}
     for (cell, _, protocol), summary in _summaries(_last_rounds(table)):
-        if cell != before:
-            view.add_section()
-        numbers = [f"{100 * value:.1f}" for value in (summary.average, summary.worst, summary.gap)]
-        view.add_row(cell if cell != before else "", protocol, *numbers, str(summary.worst_client))
-        before = cell
+        found.setdefault(cell, []).append((protocol, summary))
+    for entry in entries:
+        view.add_section()
+        first = printable(entry.cell + _note(entry))
+        for protocol, summary in found.get(entry.cell, []):
+            numbers = [f"{100 * value:.1f}" for value in (summary.average, summary.worst, summary.gap)]
+            view.add_row(Text(first), Text(printable(protocol)), *numbers, str(summary.worst_client))
+            first = ""
+        if entry.cell not in found:  # diverged in round 1
+            view.add_row(Text(first))
     return view
+
+
+def _note(entry: Entry) -> str:
+    ended = f", diverged in round {entry.diverged_round}" if entry.status == DIVERGED else ""
+    return ended + (f", the same run as {entry.same_as}" if entry.same_as else "")
+
+
+def divergences(entries: Sequence[Entry]) -> str:
+    """The one line at the end of a sweep of which cells diverged; empty where none did."""
+    ended = [entry for entry in entries if entry.status == DIVERGED]
+    if not ended:
+        return ""
+    names = ", ".join(f"{entry.cell} in round {entry.diverged_round}" for entry in ended[:3])
+    more = ", ..." if len(ended) > 3 else ""
+    return printable(
+        f"{_counted(len(ended), 'cell')} of {len(entries)} diverged ({names}{more}) and kept the rounds before; "
+        "--retry-diverged trains them again"
+    )
 
 
 def _last_rounds(table: pa.Table) -> pa.Table:

@@ -3,9 +3,10 @@
 Everything a person can get wrong about data, weights and names comes to light here, before any training.
 """
 
-import difflib
-import importlib
+import hashlib
 import inspect
+import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -15,17 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, parse_call, structure
+from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, identity, parse_call, structure
 from fedjax_paradox.data import partition as split
 from fedjax_paradox.data.corpus import Corpus, Texts, load_texts, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol
+from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
+from fedjax_paradox.extensions import (
+    check_counts,
+    check_objective,
+    check_rule,
+    resolve,
+    rule_builder,
+    source_digest,
+)
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
 from fedjax_paradox.federated.lanes import Data, Training
-from fedjax_paradox.federated.local import OBJECTIVES
-from fedjax_paradox.federated.rules import RULES
-from fedjax_paradox.federated.types import Hyper, Rule, Tree
+from fedjax_paradox.federated.local import OBJECTIVES, PULL_ONLY
+from fedjax_paradox.federated.types import Hyper, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
@@ -42,14 +50,33 @@ class Clients(NamedTuple):
     available: np.ndarray
 
 
+class Twin(NamedTuple):
+    """A cell that is the same run as one of a program's cells by construction: it is not trained, but reported."""
+
+    cell: Cell
+    identity: str
+    of: int  # the cell's index
+
+
+class RuleCall(NamedTuple):
+    """A cell's rule: its name, the function that makes it, and what numbers that is given."""
+
+    name: str
+    build: Callable[..., Rule]
+    numbers: dict[str, float]
+
+
 class Program(NamedTuple):
     """Cells that share one compiled program, with all they need. Axes: P cells, K slots."""
 
     cells: tuple[Cell, ...]
+    identities: tuple[str, ...]  # of every cell: hash of all that decides its numbers
+    twins: tuple[Twin, ...]
     corpus: Corpus
     clients: tuple[Clients, ...]
     model: Model
     training: Training
+    rules: tuple[RuleCall, ...]  # of every cell
     engine: Engine
     hyper: Hyper  # f32[P] each
     data: Data
@@ -74,40 +101,44 @@ def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
     texts = cache(partial(read_texts, cache_folder))
     weights = cache(lambda name: (folder := find_checkpoint(name, cache_folder), *load_checkpoint(folder)))
     groups: dict[Any, list[Cell]] = {}
-    # A checkpoint stacks the cells of a program, so a grid written in another order must stack them alike.
+    # The order of jobs decides the last bits of a sum, so a grid written in another order must have them alike.
     for cell in sorted(cells, key=_order):
         groups.setdefault(structure(cell), []).append(cell)
-    return [_program(tuple(group), texts, weights, cache_folder) for group in groups.values()]
+    return _distinct([_program(tuple(group), texts, weights, cache_folder) for group in groups.values()])
+
+
+def _distinct(programs: list[Program]) -> list[Program]:
+    """The programs with identities that differ: one run of 10 and one of 20 rounds in one grid are two.
+
+    Raises:
+      InputError: two cells differ in the places of their files alone.
+    """
+    every = [identity for p in programs for identity in (*p.identities, *(twin.identity for twin in p.twins))]
+    repeated = {identity for identity in every if every.count(identity) > 1}
+
+    def told(cell: Cell, identity: str) -> str:
+        return f"{identity}-{cell.rounds}" if identity in repeated else identity
+
+    found = [
+        program._replace(
+            identities=tuple(map(told, program.cells, program.identities)),
+            twins=tuple(twin._replace(identity=told(twin.cell, twin.identity)) for twin in program.twins),
+        )
+        for program in programs
+    ]
+    names: dict[str, str] = {}
+    for program in found:
+        own = [(c.name, i) for c, i in zip(program.cells, program.identities, strict=True)]
+        for name, run in own + [(twin.cell.name, twin.identity) for twin in program.twins]:
+            other = names.setdefault(run, name)
+            if other != name:
+                raise InputError(f"cells {other!r} and {name!r} are the same run; remove one from the grid")
+    return found
 
 
 def _order(cell: Cell) -> tuple:
     numbers = (cell.alpha, cell.num_clients, cell.partition_seed, cell.seed)
     return cell.model, cell.corpus.name, cell.rule, *numbers, cell.name
-
-
-def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry of that name, or what `module:function` points to.
-
-    Raises:
-      InputError: neither; names the nearest entry.
-    """
-    if name in table:
-        return table[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(table))}"
-        raise InputError(f"unknown {what} {name!r}: {hint}; your own goes in as module:function")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"{what} {name!r} cannot be imported ({error}); it must be module:function, the module in the "
-            "working directory or on PYTHONPATH"
-        ) from error
-    if not callable(found):
-        raise InputError(f"{what} {name!r} must be module:function, but {attribute} is {found!r}")
-    return found
 
 
 def read_texts(cache_folder: Path, corpus: Any) -> Texts:
@@ -132,37 +163,109 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     shared = cells[0]
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
-    protocols = {name: resolve("protocol", name, PROTOCOLS) for name in shared.protocols}
-    # A person's own protocol is a plain function; it may read anything.
-    protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in protocols.items()}
     objective = resolve("local.objective", shared.local.objective, OBJECTIVES)
-    own = shared.local.objective not in OBJECTIVES or shared.local.optimizer != "sgd"
-    # `sparse_step` knows what a row without data does under SGD and the objectives of `local`, not under others.
-    training = Training(model.apply, objective, shared.local.optimizer, None if own else model.table)
-    engine = build_engine(training, _rule_groups(cells, model))
+    check_objective(shared.local.objective, objective, _leaves(model))
+    # `sparse_step` knows what a row without data does under SGD and these objectives, not under others.
+    sparse = objective in PULL_ONLY and shared.local.optimizer == "sgd"
+    training = Training(model.apply, objective, shared.local.optimizer, model.table if sparse else None)
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
     )
-    return Program(
+    rules = _rules(cells, model, len(corpus.classes))
+    whole = Program(
         cells=cells,
+        identities=tuple(_identity(cell, inputs) for cell in cells),
+        twins=(),
         corpus=corpus,
         clients=clients,
         model=model,
         training=training,
-        engine=engine,
-        hyper=engine.replicate(_hyper(cells, model)),
-        data=engine.replicate(Data(tokens, labels)),
-        protocols=protocols,
-        predicted=_predicted_rows(protocols, clients, corpus),
+        rules=tuple(rule for rule, _ in rules),
+        engine=build_engine(training, _rule_groups([rule for rule, _ in rules])),
+        hyper=_hyper(cells, model),
+        data=Data(tokens, labels),
+        protocols=_protocols(shared, corpus, clients),
+        predicted=np.zeros(0, np.int32),
         inputs=inputs,
+        slots=0,
+    )
+    first: dict[Any, int] = {}
+    of = [first.setdefault(_alike(whole, index, text), index) for index, (_, text) in enumerate(rules)]
+    trained = sorted(set(of))
+    twins = [Twin(cells[i], whole.identities[i], trained.index(of[i])) for i in range(len(cells)) if of[i] != i]
+    data = whole.engine.replicate(whole.data)
+    return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
+
+
+def part(program: Program, chosen: Sequence[int]) -> Program:
+    """Some cells of a program, as a program; its twins are left out."""
+    cells, clients = tuple(program.cells[i] for i in chosen), tuple(program.clients[i] for i in chosen)
+    rules = tuple(program.rules[i] for i in chosen)
+    engine = build_engine(program.training, _rule_groups(rules))
+    hyper = jax.tree.map(lambda values: np.asarray(values)[np.array(chosen)], program.hyper)
+    return program._replace(
+        cells=cells,
+        identities=tuple(program.identities[i] for i in chosen),
+        twins=(),
+        clients=clients,
+        rules=rules,
+        engine=engine,
+        hyper=engine.replicate(hyper),
+        predicted=_predicted_rows(program.protocols, clients, program.corpus),
         slots=max(len(sampled(cell, one, 1)) for cell, one in zip(cells, clients, strict=True)),
     )
 
 
+def _identity(cell: Cell, inputs: Mapping[str, str]) -> str:
+    """32 hex digits: settings, contents of corpus and weights, and source of a person's own functions."""
+    return hashlib.sha256(json.dumps([identity(cell), inputs, own_code(cell)], sort_keys=True).encode()).hexdigest()[
+        :32
+    ]
+
+
+def own_code(cell: Cell) -> dict[str, str]:
+    """Name -> digest of every `module:function` that decides a cell's numbers."""
+    rule, _ = parse_call(cell.rule)
+    architecture = cell.architecture.architecture
+    names = (rule, cell.local.objective, cell.partition.kind, architecture, *cell.protocols)
+    return {name: source_digest(name) for name in names if ":" in name}
+
+
+def _alike(program: Program, index: int, rule: str) -> Any:
+    """What a cell's numbers follow from beside what its program shares: cells where it is equal are one run."""
+    cell, clients = program.cells[index], program.clients[index]
+    rows = hashlib.sha256()
+    for held in (*clients.train, *clients.holdout, clients.available):
+        rows.update(len(held).to_bytes(8, "little") + np.asarray(held, np.int64).tobytes())
+    numbers = {name: float(values[index]) for name, values in program.hyper._asdict().items() if name != "rates"}
+    if cell.local.optimizer == "adamw":
+        del numbers["momentum"]  # which it does not read
+    rates = {name: float(values[index]) for name, values in program.hyper.rates.items()}
+    how = (cell.num_clients, cell.participation, cell.seed, cell.local.epochs, cell.local.drop_ragged)
+    return how, rows.hexdigest(), rule, json.dumps([numbers, rates], sort_keys=True)
+
+
+def _leaves(model: Model) -> Tree:
+    """Shapes of one cell's trainable leaves."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0))[0])
+
+
+def _protocols(cell: Cell, corpus: Corpus, clients: Sequence[Clients]) -> dict[str, Protocol]:
+    found = {name: resolve("protocol", name, PROTOCOLS) for name in cell.protocols}
+    # A person's own protocol is a plain function; it may read anything.
+    protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in found.items()}
+    train, test, classes = corpus.train_labels, corpus.test_labels, len(corpus.classes)
+    nothing = np.zeros(len(train), bool), np.zeros(len(test), bool)
+    views = [View(*nothing, train, test, one.train, one.holdout, classes) for one in clients]
+    for name, view in itertools.product(set(protocols) - set(PROTOCOLS), views):
+        check_counts(name, protocols[name].counts, view)
+    return protocols
+
+
 def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
-    def array(values: Iterable[float]) -> jax.Array:
-        return jnp.asarray(list(values), jnp.float32)
+    def array(values: Iterable[float]) -> Any:
+        return np.array(list(values), np.float32)
 
     local = {name: array(getattr(cell.local, name) for cell in cells) for name in Hyper._fields if name != "rates"}
     # A person's own architecture takes its settings from its options, and may have rates all the same.
@@ -251,40 +354,40 @@ def _check_partition(cell: Cell, partition: Sequence[np.ndarray], rows: int) -> 
         )
 
 
-def _rule_groups(cells: Sequence[Cell], model: Model) -> list[RuleGroup]:
-    members: dict[str, list[tuple[int, dict[str, float]]]] = {}
-    for index, cell in enumerate(cells):
-        name, numbers = parse_call(cell.rule)
-        members.setdefault(name, []).append((index, numbers))
+def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:
+    """Every cell's (name, function, numbers), and its computation as text; cells of one rule share the function."""
+    calls = [parse_call(cell.rule) for cell in cells]
+    most = max(cell.num_clients for cell in cells)
+    asked = _updates(_leaves(model), most, classes)
+    found = []
+    builders: dict[str, Callable] = {}
+    for name, numbers in calls:
+        build, (complete,) = rule_builder(name, [numbers], model.is_adapter, most)
+        build = builders.setdefault(name, build)
+        found.append((RuleCall(name, build, complete), check_rule(name, build, complete, asked)))
+    return found
+
+
+def _updates(leaves: Tree, clients: int, classes: int) -> Updates:
+    """Shapes of what one cell's rule sees."""
+
+    def shape(dtype: Any, *axes: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clients, *axes), dtype)
+
+    stacked = jax.tree.map(lambda leaf: shape(leaf.dtype, *leaf.shape), leaves)
+    numbers, counts = shape(jnp.float32), shape(jnp.float32, classes)
+    shapes: tuple[Any, ...] = (leaves, stacked, shape(jnp.int32), numbers, numbers, counts, shape(bool))
+    return Updates(*shapes)
+
+
+def _rule_groups(rules: Sequence[RuleCall]) -> list[RuleGroup]:
     groups = []
-    for name, group in members.items():
-        most = max(cell.num_clients for cell in cells)
-        build = rule_builder(name, [numbers for _, numbers in group], model.is_adapter, most)
-        hyper = {key: np.array([numbers[key] for _, numbers in group], np.float32) for key in group[0][1]}
-        groups.append(RuleGroup(build, np.array([index for index, _ in group]), hyper))
+    for name in dict.fromkeys(rule.name for rule in rules):
+        members = [index for index, rule in enumerate(rules) if rule.name == name]
+        first = rules[members[0]]
+        hyper = {key: np.array([rules[i].numbers[key] for i in members], np.float32) for key in first.numbers}
+        groups.append(RuleGroup(first.build, np.array(members), hyper))
     return groups
-
-
-def rule_builder(
-    name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable, num_clients: int
-) -> Callable[..., Rule]:
-    """The function of its hyper-parameters that makes a rule; InputError where a call's numbers do not fit.
-
-    A rule that asks for `is_adapter`, or for `num_clients` to keep a state for each client, is given it.
-    """
-    build = resolve("rule", name, RULES)
-    known = {"is_adapter": is_adapter, "num_clients": num_clients}
-    build = partial(build, **{key: known[key] for key in known if key in inspect.signature(build).parameters})
-    for numbers in calls:
-        _check_arguments(name, build, numbers)
-    return build
-
-
-def _check_arguments(name: str, build: Callable, numbers: Mapping[str, float]) -> None:
-    wanted = [p for p in inspect.signature(build).parameters if p not in ("is_adapter", "num_clients")]
-    if sorted(numbers) != sorted(wanted):
-        call = f"{name}({', '.join(f'{p}=0.5' for p in wanted)})" if wanted else name
-        raise InputError(f"rule {name!r} takes {wanted or 'no numbers'}, got {sorted(numbers)}; write it as {call}")
 
 
 def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients], corpus: Corpus) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from fedjax_paradox.evaluation.protocols import View
@@ -17,8 +19,10 @@ def job_lengths(program: Program) -> list[int]:
     ]
 
 
-def plan_round(program: Program, round_: int, num_lanes: int = 1) -> tuple[list[schedule.Job], Participants]:
-    """The round's jobs, and who fills which slot; a pure function of its arguments."""
+def plan_round(
+    program: Program, round_: int, num_lanes: int = 1, stopped: Collection[int] = ()
+) -> tuple[list[schedule.Job], Participants]:
+    """The round's jobs, and who fills which slot; a pure function of its arguments. Cells in `stopped` have no part."""
     shape = (len(program.cells), program.slots)
     devices = np.zeros(shape, np.int32)
     clients = np.full(shape, np.iinfo(np.int32).max, np.int32)
@@ -26,7 +30,7 @@ def plan_round(program: Program, round_: int, num_lanes: int = 1) -> tuple[list[
     counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
     jobs = []
     for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
-        for slot, client in enumerate(sampled(cell, one, round_)):
+        for slot, client in enumerate(sampled(cell, one, round_) if index not in stopped else ()):
             local, held = cell.local, one.train[client]
             settings = (local.epochs, local.batch_size, local.drop_ragged)
             steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))

@@ -1,27 +1,29 @@
 """The one impure loop: prepare, then for every program and round schedule, train, aggregate, predict, store."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pyarrow as pa
 
 from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.types import Outcome
 from fedjax_paradox.hosts import is_writer, written_by_one
 from fedjax_paradox.plan import explained, launch
 from fedjax_paradox.program import Program
+from fedjax_paradox.resume import Part, Standing, facts, look, ordered
 from fedjax_paradox.rounds import measure, plan_round, predict_batches
-from fedjax_paradox.storage import checkpoint, folder, results
+from fedjax_paradox.storage import cells, checkpoint, folder, results
 from fedjax_paradox.storage.provenance import surroundings
 
 
 class Started(NamedTuple):
-    """Program number `program` begins, with `round` rounds found finished."""
+    """Part number `program` of what is left to train begins, with `round` rounds found finished."""
 
     program: int
     round: int
@@ -46,58 +48,100 @@ class Finished(NamedTuple):
     waste: float  # share of the computed steps that trained nothing
 
 
-Event = Started | Trained | Finished
+class Diverged(NamedTuple):
+    """A cell stopped before this round, whose losses or leaves are not finite; it keeps its rounds before."""
+
+    program: int
+    round: int
+    cell: str
+    client: int  # `cells.NOBODY` where the rule alone is at fault
+
+
+Event = Started | Trained | Finished | Diverged
 Notify = Callable[[Event], None]
 
 
-def run(experiment: Experiment, programs: Sequence[Program], out: Path, notify: Notify) -> pa.Table:
-    """Runs or resumes an experiment in `out`.
+class Study(NamedTuple):
+    """An experiment in a folder that is claimed for it."""
+
+    experiment: Experiment
+    out: Path
+    standing: Standing
+
+    @property
+    def programs(self) -> list[Program]:
+        """What is left to train."""
+        return [part.program for part in self.standing.parts]
+
+
+@contextmanager
+def begin(
+    experiment: Experiment, programs: Sequence[Program], out: Path, retry_diverged: bool = False
+) -> Iterator[Study]:
+    """Claims `out` for an experiment and finds what is left to train.
 
     Args:
       programs: `prepare(cells(experiment), cache)`.
-      notify: told of every chunk and round.
-
-    Returns:
-      the whole results table, as in `out/clients.parquet`.
 
     Raises:
-      InputError: `out` is not this experiment's, a checkpoint is damaged, or a loss is not finite.
-        Rounds that were finished before stay readable.
+      InputError: `out` is somebody else's or in use, holds another run under a cell's name, or is damaged.
     """
     record = {
         "hash": content_hash(experiment),
         "inputs": [program.inputs for program in programs],
         **surroundings(),
     }
-    with written_by_one(folder.claim(out, record, to_yaml(experiment))):
-        tables = [results.read(out)]
-        for number, program in enumerate(programs):
-            tables = _run_program(experiment, number, program, out, tables, notify)
-        return pa.concat_tables(tables)
+    with written_by_one(folder.claim(out)):
+        standing = look(out, programs, retry_diverged)
+        if is_writer():
+            folder.describe(out, record, to_yaml(experiment))
+            _store(out, standing, standing.table)
+        yield Study(experiment, out, standing)
 
 
-def _run_program(
-    experiment: Experiment, number: int, program: Program, out: Path, tables: list[pa.Table], notify: Notify
-) -> list[pa.Table]:
+def run(experiment: Experiment, programs: Sequence[Program], out: Path, notify: Notify) -> pa.Table:
+    """Runs or resumes an experiment in `out`, from `begin` to `train`."""
+    with begin(experiment, programs, out) as study:
+        return train(study, notify).table
+
+
+def train(study: Study, notify: Notify) -> Standing:
+    """Trains what is left, part by part and round by round.
+
+    Args:
+      notify: told of every chunk and round.
+
+    Returns:
+      what the folder then holds.
+
+    Raises:
+      InputError: a rule cannot weigh a client, or lanes do not fit. Rounds that were finished before stay.
+    """
+    standing = study.standing
+    for number, part in enumerate(standing.parts):
+        standing = _train_part(study, number, part, standing, notify)
+    return standing
+
+
+def _train_part(study: Study, number: int, part: Part, standing: Standing, notify: Notify) -> Standing:
+    program, done, out = part.program, part.done, study.out
     engine, cells_ = program.engine, program.cells
     # On the devices like what a checkpoint restores, or a resumed run would compile another program.
     globals_, frozen = engine.replicate(program.initial())
-    state = (globals_, engine.init_rules(globals_))
-    advance, lanes, buffer = launch(experiment, program, globals_, frozen)
-    num_lanes = lanes.loss.shape[0]
-    batches = predict_batches(program)
-    with (
-        explained(program, num_lanes),
-        checkpoint.checkpoints(out / "checkpoints" / str(number), experiment.checkpoints_kept) as manager,
-    ):
-        done, (globals_, rule_states) = checkpoint.restore(manager, state)
+    states = engine.init_rules(globals_)
+    if part.start is not None:
+        globals_, states = engine.replicate(part.start)
+    advance, lanes, buffer = launch(study.experiment, program, globals_, frozen)
+    num_lanes, batches = lanes.loss.shape[0], predict_batches(program)
+    stopped: dict[int, int] = {}  # cell -> its last finite round
+    where = out / "checkpoints" / checkpoint.group_name(program.identities)
+    with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
         notify(Started(number, done))
-        tables = [_without_later_rounds(pa.concat_tables(tables), cells_, done)]
-        _check_complete(tables[0], cells_, done, out)
         for round_ in range(done + 1, cells_[0].rounds + 1):
             lap = _stopwatch()
-            jobs, participants = plan_round(program, round_, num_lanes)
-            buffer, weights = engine.begin(globals_, buffer, participants)
+            jobs, participants = plan_round(program, round_, num_lanes, stopped)
+            buffer, weights, unweighable = engine.begin(globals_, buffer, participants)
+            _check_weights(program, jobs, unweighable, round_)
             lap("schedule")
             trained: Any = 0
             for chunk in schedule.chunks(jobs, num_lanes, round_):
@@ -109,21 +153,78 @@ def _run_program(
                 trained = rows
             notify(Trained(number, round_, int(trained)))
             lap("training")
-            globals_, rule_states, losses = engine.aggregate(globals_, rule_states, buffer, participants)
-            _check_finite(program, jobs, np.asarray(losses).ravel(), round_, out)
-            jax.block_until_ready(globals_)
+            globals_, states, outcome = engine.aggregate(globals_, states, buffer, participants)
+            _check_weights(program, jobs, outcome.unweighable, round_)
+            for index, client in _diverging(jobs, outcome, stopped):
+                stopped[index] = round_ - 1
+                standing = _with_diverged(standing, program, index, round_, client)
+                notify(Diverged(number, round_, cells_[index].name, client))
             lap("aggregation")
-            predicted = np.asarray(engine.predict(globals_, frozen, program.data.tokens, batches))
+            going = [index for index in range(len(cells_)) if index not in stopped]
+            predicted = np.asarray(engine.predict(globals_, frozen, program.data.tokens, batches)) if going else None
             lap("prediction")
-            table = _table(program, round_, predicted)
-            tables.append(table)
+            table = _table(program, round_, predicted, going)
+            standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
             if is_writer():
-                results.write(out, tables)  # before the checkpoint: results may be ahead of it, never behind
-            checkpoint.save(manager, round_, (globals_, rule_states))
+                _store(out, standing, table)  # before the checkpoint: results may be ahead of it, never behind
+            checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))
             phases = lap("checkpoint")
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
+            if not going:
+                break
             notify(Finished(number, round_, table, sum(phases.values()), phases, waste))
-    return tables
+    return standing
+
+
+def _store(out: Path, standing: Standing, news: pa.Table) -> None:
+    """Writes what differs from what the folder holds."""
+    if cells.read(out) != standing.entries:
+        cells.write(out, standing.entries.values())
+    if news.num_rows and not results.read(out).equals(standing.table):
+        results.write(out, [standing.table])
+
+
+def _members(program: Program, round_: int, stopped: dict[int, int]) -> list[checkpoint.Member]:
+    """The cells of a checkpoint: identity, round, and where its rule's state lies."""
+    places = {
+        cell: (rule, place) for rule, group in enumerate(program.engine.groups) for place, cell in enumerate(group)
+    }
+    return [
+        checkpoint.Member(identity, stopped.get(index, round_), *places[index])
+        for index, identity in enumerate(program.identities)
+    ]
+
+
+def _diverging(jobs: Sequence[schedule.Job], outcome: Outcome, stopped: Collection[int]) -> Iterator[tuple[int, int]]:
+    """(cell, client) of those that the round has stopped; the first client at fault, or `cells.NOBODY`."""
+    losses = np.asarray(outcome.loss).ravel()
+    for index in np.flatnonzero(~np.asarray(outcome.finite)).tolist():
+        if index not in stopped:
+            clients = [job.client for job in jobs if job.cell == index and not np.isfinite(losses[job.slot])]
+            yield index, min(clients, default=cells.NOBODY)
+
+
+def _with_diverged(standing: Standing, program: Program, index: int, round_: int, client: int) -> Standing:
+    alike = [program.cells[index].name, *(twin.cell.name for twin in program.twins if twin.of == index)]
+    told: dict[str, Any] = {"status": cells.DIVERGED, "diverged_round": round_, "diverged_client": client}
+    return standing._replace(
+        entries=standing.entries | {name: standing.entries[name]._replace(**told) for name in alike}
+    )
+
+
+def _check_weights(program: Program, jobs: Sequence[schedule.Job], unweighable: Any, round_: int) -> None:
+    found = np.asarray(unweighable)
+    if not found.any():
+        return
+    index = int(np.flatnonzero(found.any(axis=1))[0])
+    own = [job for job in jobs if job.cell == index]
+    faulty = [job.client for job in own if found.ravel()[job.slot]]
+    cell = program.cells[index]
+    who = f"client {faulty[0]}" if len(faulty) < len(own) else f"every client, the first being {faulty[0]}"
+    raise InputError(
+        f"rule {cell.rule}: a weight must be finite and not negative, and one of them above 0; in cell {cell.name}, "
+        f"round {round_}, that fails for {who}; correct the rule or its numbers. The rounds before are kept"
+    )
 
 
 def _stopwatch() -> Callable[[str], dict[str, float]]:
@@ -140,45 +241,16 @@ def _stopwatch() -> Callable[[str], dict[str, float]]:
     return lap
 
 
-def _table(program: Program, round_: int, predicted: np.ndarray) -> pa.Table:
-    """The rows of every cell of a program; predicted: i32[batches, P, B]."""
+def _table(program: Program, round_: int, predicted: np.ndarray | None, going: Sequence[int]) -> pa.Table:
+    """The rows of the cells that go on, and of their twins; predicted: i32[batches, P, B]."""
+    tables = [results.SCHEMA.empty_table()]
+    if predicted is None:
+        return tables[0]
     classes = predicted.swapaxes(0, 1).reshape(len(program.cells), -1)[:, : len(program.predicted)]
-    tables = []
-    for index, cell in enumerate(program.cells):
-        facts = {**_facts(cell, program.corpus.name), "round": round_}
+    for index in going:
+        alike: list[Cell] = [program.cells[index], *(twin.cell for twin in program.twins if twin.of == index)]
+        counts = measure(program, index, classes[index])
         train_rows = program.clients[index].class_counts.sum(axis=1)
-        tables.append(results.records(facts, train_rows, measure(program, index, classes[index])))
+        common = {"corpus": program.corpus.name, "round": round_}
+        tables += [results.records({**facts(cell), **common}, train_rows, counts) for cell in alike]
     return pa.concat_tables(tables)
-
-
-def _facts(cell: Cell, corpus: str) -> dict[str, Any]:
-    names = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
-    return {"cell": cell.name, "corpus": corpus, **{name: getattr(cell, name) for name in names}}
-
-
-def _without_later_rounds(table: pa.Table, cells_: Sequence[Cell], last: int) -> pa.Table:
-    """Drops what these cells stored after the round that their checkpoint holds; it is computed again."""
-    ours = np.isin(table["cell"].to_numpy(), [cell.name for cell in cells_])
-    return table.filter(pa.array(~(ours & (table["round"].to_numpy() > last))))
-
-
-def _check_complete(table: pa.Table, cells_: Sequence[Cell], last: int, out: Path) -> None:
-    stored = {tuple(row.values()) for row in table.group_by(["cell", "round"]).aggregate([]).to_pylist()}
-    for cell in cells_:
-        missing = [round_ for round_ in range(1, last + 1) if (cell.name, round_) not in stored]
-        if missing:
-            raise InputError(
-                f"{out / results.FILE} lacks round {missing[0]} of cell {cell.name}, but the checkpoint holds "
-                f"round {last}; restore the file, or remove {out / 'checkpoints'} to start again"
-            )
-
-
-def _check_finite(program: Program, jobs: Sequence[schedule.Job], losses: np.ndarray, round_: int, out: Path) -> None:
-    for job in jobs:
-        if not np.isfinite(losses[job.slot]):
-            cell = program.cells[job.cell]
-            raise InputError(
-                f"the loss or a weight is not finite in cell {cell.name}, round {round_}, client {job.client} "
-                f"(local.learning_rate={cell.local.learning_rate}); lower the learning rate. "
-                f"Rounds before {round_} are in {out / results.FILE}"
-            )

@@ -19,6 +19,7 @@ from fedjax_paradox.evaluation.fairness import summarise
 from fedjax_paradox.program import prepare
 from fedjax_paradox.run import Finished, Started, Trained
 from fedjax_paradox.storage import folder, results
+from fedjax_paradox.storage.cells import Entry
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -249,10 +250,10 @@ def test_a_bad_file_is_explained(call, tmp_path, text, words):
 # --out
 
 
-def test_the_folder_of_another_experiment_is_left_alone(call, config, copy):
+def test_the_folder_of_another_experiment_is_left_alone(call, copy):
     before = toy.contents(copy)
-    hashes = [content_hash(load(config, (*BAG, *more))) for more in ((), ("alpha=0.5",))]
-    refusal(call(*BAG, "alpha=0.5", "--out", copy), [*hashes, str(copy), "choose another --out"])
+    words = ["holds another run under the name 'single'", "alpha was 0.1, is 0.5", str(copy), "choose another --out"]
+    refusal(call(*BAG, "alpha=0.5", "--out", copy), words)
     assert toy.contents(copy) == before
 
 
@@ -267,7 +268,7 @@ def test_changed_rows_under_the_same_config_are_noticed(call, config, tmp_path):
     changed.write_text(changed.read_text().replace("fish", "crab"))
     digests += [program.inputs["corpus"] for program in toy.study(config, *overrides)[1]]
     assert len(set(digests)) == 2
-    refusal(call(*overrides, "--out", out), [*digests, str(out), "inputs"])
+    refusal(call(*overrides, "--out", out), [*(digest[:50] for digest in digests), str(out), "corpus was"])
     assert toy.contents(out) == before
 
 
@@ -284,10 +285,8 @@ def test_a_path_below_a_file_is_refused(call, tmp_path):
     refusal(call(*BAG, "--out", tmp_path / "file" / "out"), [str(tmp_path / "file" / "out"), "cannot be written"])
 
 
-def test_a_second_run_into_the_same_folder_is_refused(call, config, copy):
-    experiment, programs = toy.study(config, *BAG)
-    record = {"hash": content_hash(experiment), "inputs": [program.inputs for program in programs]}
-    with folder.claim(copy, record, ""):
+def test_a_second_run_into_the_same_folder_is_refused(call, copy):
+    with folder.claim(copy):
         before = toy.contents(copy)
         refusal(call(*BAG, "--out", copy), [str(copy), "in use by a run that has not ended"])
         assert toy.contents(copy) == before
@@ -298,8 +297,7 @@ def test_a_second_run_into_the_same_folder_is_refused(call, config, copy):
     ("file", "words"),
     [
         ("clients.parquet", ["clients.parquet is not a readable results table", "restore it"]),
-        ("experiment.json", ["experiment.json is damaged", "choose another --out or remove the folder"]),
-        ("checkpoints/0/2/default/_METADATA", ["checkpoints/0/2 is damaged", "remove that folder to go on from"]),
+        ("cells.parquet", ["cells.parquet is not a readable results table", "restore it"]),
     ],
 )
 def test_a_damaged_folder_is_explained_and_left_alone(call, copy, file, words):
@@ -310,21 +308,35 @@ def test_a_damaged_folder_is_explained_and_left_alone(call, copy, file, words):
     assert toy.contents(copy) == before
 
 
-def test_the_remedy_for_a_damaged_checkpoint_works(call, copy, finished):
-    metadata = copy / "checkpoints" / "0" / "2" / "default" / "_METADATA"
-    metadata.write_bytes(b"")
-    refusal(call(*BAG, "--out", copy), ["remove that folder"])
-    shutil.rmtree(copy / "checkpoints" / "0" / "2")
-    assert call(*BAG, "--out", copy)[0] == 0
+def test_a_damaged_checkpoint_is_named_and_the_round_before_taken(call, copy, finished, caplog):
+    newest = toy.checkpoints(copy) / "2"
+    (newest / "state" / "_METADATA").write_bytes(b"")
+    code, said, _ = call(*BAG, "--out", copy)
+    assert code == 0
+    assert f"checkpoint {newest} is damaged" in caplog.text
+    assert f"moved to {copy / 'damaged'}" in caplog.text
+    assert "going on after round 1" in said
     assert results.read(copy).equals(results.read(finished))
 
 
-def test_a_loss_that_is_not_finite_is_explained(call, tmp_path):
-    out = tmp_path / "out"
-    diverging = ("model=bag", "local.learning_rate=1.0", "local.weight_decay=101.0", "rounds=9")
-    message = refusal(call(*diverging, "--out", out), ["not finite in cell single, round", "client", "learning rate"])
-    assert f"are in {out / 'clients.parquet'}" in message
-    assert results.read(out).num_rows > 0
+def test_a_sweep_with_a_diverging_cell_ends_with_code_3_and_a_line(call, tmp_path):
+    study = ("model=bag", "local.weight_decay=101.0", "grid.local.learning_rate=[0.01, 1.0]", "rounds=9")
+    code, said, complained = call(*study, "--out", tmp_path / "out")
+    assert code == 3, complained
+    found = re.search(
+        r"cell local.learning_rate=1.0 diverged in round (\d): the loss or a weight of client \d is", said
+    )
+    round_ = int(found[1])
+    told = f"1 cell of 2 diverged (local.learning_rate=1.0 in round {round_}) and kept the rounds before; --retry-div"
+    assert told in said.splitlines()[-1]
+    assert re.search(rf"│ local.learning_rate=1.0,\s+│ train_rows .*\n│ diverged in round {round_}\s+│", said)
+    code, again, _ = call(*study, "--out", tmp_path / "out")
+    assert code == 3
+    assert told in again
+    assert "rows/s" not in again
+    code, retried, _ = call(*study, "--out", tmp_path / "out", "--retry-diverged")
+    assert code == 3
+    assert f"program 1/1, round {round_}/9: cell local.learning_rate=1.0 diverged" in retried
 
 
 # The numbers on the screen
@@ -350,7 +362,7 @@ def hand_made():
 def test_the_closing_table_shows_what_fairness_computes():
     table, made = hand_made()
     screen = io.StringIO()
-    Console(file=screen, width=150).print(display.accuracies(table))
+    Console(file=screen, width=150).print(display.accuracies(table, [Entry(name, "", "", "") for name in ("b", "a")]))
     rows = [[part.strip() for part in line.split("│")[1:-1]] for line in screen.getvalue().splitlines() if "│" in line]
     expected = []
     for cell in ("b", "a"):

@@ -12,6 +12,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 CORE = ("federated/types.py",)
 ALLOWED = {
     "errors.py": ((), ()),
+    "text.py": ((), ()),
     "config.py": ((), ("pydantic", "pydantic_core", "yaml")),
     "data/partition.py": ((), ("numpy",)),
     "data/": (("data/",), ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow")),
@@ -25,19 +26,24 @@ ALLOWED = {
     "federated/lanes.py": (("federated/",), ("jax",)),
     "federated/engine.py": (("federated/",), ("jax", "numpy")),
     "evaluation/": (("evaluation/",), ("numpy",)),
-    "storage/checkpoint.py": ((), ("jax", "orbax")),
+    "storage/checkpoint.py": (("storage/folder.py",), ("jax", "numpy", "orbax")),
     "storage/parquet.py": ((), ("pyarrow",)),
     "storage/cells.py": (("storage/parquet.py",), ("pyarrow",)),
     "storage/results.py": (("storage/parquet.py",), ("numpy", "pyarrow")),
-    "storage/folder.py": ((), ()),
+    "storage/folder.py": (("storage/cells.py",), ()),
     "storage/provenance.py": ((), ("jax",)),
-    "program.py": (("config.py", "data/", "models/", "federated/", "evaluation/"), ("jax", "numpy")),
-    "audits.py": (("config.py", "data/", "federated/", "evaluation/", "program.py"), ("jax", "numpy")),
+    "extensions.py": (("federated/",), ("jax", "numpy")),
+    "program.py": (("config.py", "data/", "models/", "federated/", "evaluation/", "extensions.py"), ("jax", "numpy")),
+    "audits.py": (
+        ("config.py", "data/", "federated/", "evaluation/", "extensions.py", "program.py"),
+        ("jax", "numpy"),
+    ),
     "rounds.py": (("evaluation/", "federated/", "program.py"), ("numpy",)),
     "plan.py": (("config.py", "federated/", "program.py", "rounds.py"), ("jax",)),
     "hosts.py": ((), ("jax", "numpy")),
+    "resume.py": (("config.py", "federated/types.py", "program.py", "storage/"), ("jax", "numpy", "pyarrow")),
     "run.py": (
-        ("config.py", "hosts.py", "federated/", "program.py", "rounds.py", "plan.py", "storage/"),
+        ("config.py", "hosts.py", "federated/", "program.py", "rounds.py", "plan.py", "resume.py", "storage/"),
         ("jax", "numpy", "pyarrow"),
     ),
     "report/statistics.py": (("evaluation/fairness.py", "storage/results.py"), ("numpy", "pyarrow", "scipy")),
@@ -50,7 +56,10 @@ ALLOWED = {
         ("config.py", "audits.py", "evaluation/", "report/"),
         ("numpy", "pyarrow", "matplotlib", "jinja2"),
     ),
-    "display.py": (("evaluation/", "program.py", "plan.py", "run.py", "storage/results.py"), ("pyarrow", "rich")),
+    "display.py": (
+        ("evaluation/", "program.py", "plan.py", "resume.py", "run.py", "storage/", "text.py"),
+        ("pyarrow", "rich"),
+    ),
     "display_audit.py": (("evaluation/", "audits.py"), ("numpy",)),
     "cli.py": (
         (

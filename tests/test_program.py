@@ -44,7 +44,7 @@ def only(config, *overrides):
     [
         "alpha=[0.1, 5.0]",
         "num_clients=[2, 5]",
-        "rule=[fedavg, uniform, fedavgw(beta=0.5)]",
+        "rule=[fedavg, uniform]",
         "partition_seed=[1, 2]",
         "seed=[1, 2]",
         "participation=[0.5, 1.0]",
@@ -58,7 +58,7 @@ def only(config, *overrides):
     ],
 )
 def test_numbers_share_one_program(config, axis):
-    assert len(only(config, f"grid.{axis}").cells) == 2 + ("uniform" in axis)
+    assert len(only(config, f"grid.{axis}").cells) == 2
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     [
         ("no_such_module:f", "cannot be imported.*No module named.*PYTHONPATH"),
         ("mine:no_such_function", "cannot be imported.*no attribute 'no_such_function'"),
-        ("mine:NOT_A_FUNCTION", "must be module:function, but NOT_A_FUNCTION is 3"),
+        ("mine:NOT_A_FUNCTION", "must be module:function, but NOT_A_FUNCTION is of type int"),
     ],
 )
 def test_a_reference_that_leads_nowhere_is_refused(config, name, reason):  # noqa: ARG001

@@ -101,7 +101,7 @@ def test_a_weighting_that_reads_losses_is_not_known_before_training():
     with pytest.raises(AttributeError, match="'Participants' object has no attribute 'loss'"):
         rule.weights(known(updates()), updates().start)
     own = rules.on_leaves(is_adapter, rules.weighted_mean(lambda updates: updates.loss), rules.fedavg())
-    assert own.weights is None
+    assert not own.ahead
 
 
 def test_nobody_took_part_keeps_the_global(case):

@@ -3,6 +3,7 @@
 Recounts use nothing of the engine: the arrays of a checkpoint, NumPy and plain loops.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,8 +23,8 @@ import toy
 from fedjax_paradox.config import to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.rounds import plan_round
-from fedjax_paradox.run import Finished, Started, Trained, run
-from fedjax_paradox.storage import checkpoint, results
+from fedjax_paradox.run import Diverged, Finished, Started, Trained, begin, run, train
+from fedjax_paradox.storage import cells, checkpoint, results
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -102,22 +103,21 @@ def test_one_row_for_every_cell_round_protocol_and_client(finished):
 
 def textcnn(leaves, tokens):
     """Class of one row, in NumPy: Kim (2014) without dropout. tokens: i32[T]."""
-    words = np.stack([leaves["embedding"][token] * (token != 0) for token in tokens])
+    words = np.stack([leaves["globals.embedding"][token] * (token != 0) for token in tokens])
     features = []
     for width in (2, 3):
-        kernel, bias = leaves[f"conv_{width}"]["kernel"], leaves[f"conv_{width}"]["bias"]
+        kernel, bias = (leaves[f"globals.conv_{width}.{kind}"] for kind in ("kernel", "bias"))
         windows = [words[i : i + width] for i in range(len(words) - width + 1)]
         responses = np.stack([np.einsum("we,wef->f", window, kernel) + bias for window in windows])
         features.append(np.maximum(responses, 0.0).max(axis=0))
-    logits = np.concatenate(features) @ leaves["classifier"]["kernel"] + leaves["classifier"]["bias"]
+    logits = np.concatenate(features) @ leaves["globals.classifier.kernel"] + leaves["globals.classifier.bias"]
     return int(np.argmax(logits))
 
 
-def recount(program, index, globals_):
+def recount(corpus, clients, leaves):
     """(protocol, client) -> (correct, total) of one cell, client by client and row by row."""
-    corpus, clients = program.corpus, program.clients[index]
     train_labels, test_labels = corpus.train_labels.tolist(), corpus.test_labels.tolist()
-    leaves = jax.tree.map(lambda leaf: np.asarray(leaf[index], np.float64), globals_)
+    leaves = {name: np.asarray(leaf, np.float64) for name, leaf in leaves.items()}
     train = [textcnn(leaves, row) == label for row, label in zip(corpus.train_tokens, train_labels, strict=True)]
     test = [textcnn(leaves, row) == label for row, label in zip(corpus.test_tokens, test_labels, strict=True)]
     counts = {}
@@ -139,15 +139,14 @@ def recount(program, index, globals_):
 @pytest.mark.parametrize("round_", [2, 3])
 def test_the_table_is_what_the_checkpoint_predicts(finished, tmp_path, round_):
     out, table, programs = finished
-    copy = Path(shutil.copytree(out / "checkpoints", tmp_path / "checkpoints"))
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
     if round_ == 2:
-        shutil.rmtree(copy / "0" / "3")
-    like = (programs[0].initial()[0], ((),))
-    with checkpoint.checkpoints(copy / "0", 2) as manager:
-        found, (globals_, _) = checkpoint.restore(manager, like)
-    assert found == round_
-    for index, cell in enumerate(programs[0].cells):
-        expected = recount(programs[0], index, globals_)
+        shutil.rmtree(toy.checkpoints(copy) / "3")
+    program = programs[0]
+    stored = checkpoint.restore(copy / "checkpoints", program.identities, tmp_path)
+    for index, (cell, identity) in enumerate(zip(program.cells, program.identities, strict=True)):
+        assert stored[identity].round == round_
+        expected = recount(program.corpus, program.clients[index], stored[identity].leaves)
         rows = [r for r in table.to_pylist() if (r["cell"], r["round"]) == (cell.name, round_)]
         assert {(r["protocol"], r["client"]): r["total"] for r in rows} == {k: t for k, (_, t) in expected.items()}
         # Whole numbers are exact; the reweighted one is a sum of a few fractions in double precision.
@@ -178,19 +177,22 @@ def test_the_folder_says_what_ran(finished):
     out, _, programs = finished
     assert sorted(p.name for p in out.iterdir()) == [
         ".lock",
+        "cells.parquet",
         "checkpoints",
         "clients.parquet",
         "config.yaml",
         "experiment.json",
     ]
-    assert sorted(p.name for p in (out / "checkpoints" / "0").iterdir()) == ["2", "3"]  # checkpoints_kept is 2
+    assert sorted(p.name for p in toy.checkpoints(out).iterdir()) == ["2", "3"]  # checkpoints_kept is 2
     again, prepared = toy.study(out / "config.yaml")
-    assert to_yaml(again).encode() == (out / "config.yaml").read_bytes()
+    told, _, config = (out / "config.yaml").read_text().partition("\n")
+    assert to_yaml(again) == config
+    assert hashlib.sha256(config.encode()).hexdigest() in told
     assert prepared[0].cells == programs[0].cells
 
 
 def test_frozen_weights_and_data_are_never_in_a_checkpoint(config, tmp_path):
-    """By the names and shapes that Orbax lists on disk, and by size."""
+    """By the names that Orbax lists on disk, by shapes and by size."""
     sizes = {"layers": 1, "vocabulary": 2000}
     encoder = checkpoints.write_checkpoint(
         tmp_path / "encoder", checkpoints.random_config(**sizes), checkpoints.random_tensors(**sizes)
@@ -202,25 +204,21 @@ def test_frozen_weights_and_data_are_never_in_a_checkpoint(config, tmp_path):
     experiment, programs = toy.study(config, "model=tiny", f"models.tiny={json.dumps(tiny)}", "rounds=1")
     with jax.numpy_dtype_promotion("standard"):  # optax's AdamW raises a float to an integer power
         run(experiment, programs, tmp_path / "out", lambda _: None)
-    folder = tmp_path / "out" / "checkpoints" / "0" / "1"
-    tree = json.loads((folder / "default" / "_METADATA").read_text())["tree_metadata"]
-    # Entry 0 are the globals, one cell along the first axis; the rule has no state.
-    shapes = {
-        name.replace("('0', ", "("): tuple(leaf["value_metadata"]["write_shape"])
-        for name, leaf in tree.items()
-        if name.startswith("('0', ")
-    }
-    assert len(tree) == len(shapes) + 1
+    folder = toy.checkpoints(tmp_path / "out") / "1"
+    named = json.loads((folder / "state" / "_METADATA").read_text())["tree_metadata"]
+    (found,) = checkpoint.restore(folder.parents[1], programs[0].identities, tmp_path).values()
+    shapes = {f"('{name}',)": leaf.shape for name, leaf in found.leaves.items()}  # the rule has no state
+    assert shapes.keys() == named.keys()
     assert shapes == {
         **{
-            f"('layer_0', 'attention', '{matrix}', 'lora_{factor}')": (1, *shape)
+            f"('globals.layer_0.attention.{matrix}.lora_{factor}',)": shape
             for matrix in ("q_lin", "v_lin")
             for factor, shape in (("a", (32, 2)), ("b", (2, 32)))
         },
-        "('pre_classifier', 'kernel')": (1, 32, 32),
-        "('pre_classifier', 'bias')": (1, 32),
-        "('classifier', 'kernel')": (1, 32, 3),
-        "('classifier', 'bias')": (1, 3),
+        "('globals.pre_classifier.kernel',)": (32, 32),
+        "('globals.pre_classifier.bias',)": (32,),
+        "('globals.classifier.kernel',)": (32, 3),
+        "('globals.classifier.bias',)": (3,),
     }
     frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(programs[0].initial()[1]))
     assert sum(map(len, toy.contents(folder).values())) < frozen / 4
@@ -235,7 +233,7 @@ def test_a_finished_run_changes_nothing_and_trains_nothing(config, finished, cop
     events, notify = recorded()
     assert toy.execute(config, copy, *STUDY, notify=notify).equals(table)
     assert toy.contents(copy) == before
-    assert events == [Started(0, 3)]
+    assert events == []
 
 
 @pytest.mark.parametrize("round_", [1, 2])
@@ -265,7 +263,7 @@ def test_the_same_program_compiles_once_over_a_stop(config, tmp_path):
 def test_rows_newer_than_the_checkpoint_are_computed_again(config, finished, copy, lost, left):
     out, table, programs = finished
     for round_ in lost:
-        shutil.rmtree(copy / "checkpoints" / "0" / round_)
+        shutil.rmtree(toy.checkpoints(copy) / round_)
     assert max(results.read(copy)["round"].to_pylist()) == 3
     events, notify = recorded()
     assert toy.execute(config, copy, *STUDY, notify=notify).equals(table)
@@ -277,7 +275,7 @@ def test_rows_newer_than_the_checkpoint_are_computed_again(config, finished, cop
 def test_stale_rows_are_replaced_and_not_kept(config, finished, copy):
     """What stands in the table after the checkpoint's round is not believed."""
     _, table, _ = finished
-    shutil.rmtree(copy / "checkpoints" / "0" / "3")
+    shutil.rmtree(toy.checkpoints(copy) / "3")
     after = pa.compute.greater(table["round"], 2)
     late = table.filter(after)
     wrong = late.set_column(table.schema.get_field_index("correct"), "correct", pa.array([-1.0] * len(late)))
@@ -301,7 +299,7 @@ def test_a_run_stopped_in_its_second_program_goes_on_there(config, tmp_path):
         run(experiment, prepared, tmp_path / "parts", stop_after(1, program=1))
     events, notify = recorded()
     assert toy.execute(config, tmp_path / "parts", *grid, notify=notify).equals(expected)
-    assert [event for event in events if isinstance(event, Started)] == [Started(0, 2), Started(1, 1)]
+    assert [event for event in events if isinstance(event, Started)] == [Started(0, 1)]
     for number in (0, 1):
         one, other = (toy.stored(tmp_path / name, prepared, number)[1] for name in ("whole", "parts"))
         assert toy.same(one, other)
@@ -367,35 +365,22 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config,
 # What it refuses
 
 
-def test_every_truncated_file_of_the_newest_checkpoint_is_refused_or_harmless(finished, copy):
-    _, _, programs = finished
-    expected = toy.stored(copy, programs)
-    refusals = []
-    for file in [path for path in (copy / "checkpoints" / "0" / "3").rglob("*") if path.is_file()]:
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2])
-        try:
-            round_, leaves = toy.stored(copy, programs)
-        except InputError as error:
-            refusals.append(f"checkpoint {copy / 'checkpoints' / '0' / '3'} is damaged" in str(error))
-        else:
-            assert round_ == expected[0]
-            assert toy.same(leaves, expected[1]), file
-        file.write_bytes(content)
-    assert refusals
-    assert all(refusals)
-
-
-def test_a_checkpoint_of_another_study_is_refused(config, finished, copy):
-    """The folder was put together by hand: the record fits, the checkpoint has one cell instead of two."""
-    globals_, _ = finished[2][0].initial()
-    shutil.rmtree(copy / "checkpoints" / "0")
-    with checkpoint.checkpoints(copy / "checkpoints" / "0", 2) as manager:
-        checkpoint.save(manager, 3, (jax.tree.map(lambda leaf: leaf[:1], globals_), ((),)))
-    before = toy.contents(copy)
-    with pytest.raises(InputError, match=r"checkpoints/0/3 is damaged or not of this experiment.*remove that"):
-        toy.execute(config, copy, *STUDY)
-    assert toy.contents(copy) == before
+def test_a_truncated_file_of_the_newest_checkpoint_is_named_set_aside_and_made_again(config, finished, tmp_path):
+    out, table, programs = finished
+    expected, damaged = toy.stored(out, programs), 0
+    for number, file in enumerate(path for path in (toy.checkpoints(out) / "3").rglob("*") if path.is_file()):
+        copy = Path(shutil.copytree(out, tmp_path / str(number)))
+        target = copy / file.relative_to(out)
+        target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
+        events, notify = recorded()
+        assert toy.execute(config, copy, *STUDY, notify=notify).equals(table)
+        assert toy.stored(copy, programs)[0] == 3
+        assert toy.same(toy.stored(copy, programs)[1], expected[1]), file
+        assert [event.round for event in events if isinstance(event, Finished)] in ([], [3])
+        if events:
+            damaged += 1
+            assert [path.name for path in (copy / "damaged").iterdir()] == [f"{toy.checkpoints(out).name}-3"]
+    assert damaged > 2  # the list of contents, and what holds the arrays
 
 
 def test_a_lost_or_cut_table_is_not_passed_off_as_the_whole(config, finished, copy):
@@ -412,27 +397,55 @@ def test_a_lost_or_cut_table_is_not_passed_off_as_the_whole(config, finished, co
 
 
 # Weights grow by a factor of 100 in each step, so they leave float32 some rounds later.
-DIVERGES = ("model=bag", "local.learning_rate=1.0", "local.weight_decay=101.0", "local.momentum=0.0", "rounds=9")
+DIVERGES = ("model=bag", "local.weight_decay=101.0", "local.momentum=0.0", "rounds=9")
+DIVERGING_RATE = 1.0
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_rounds_before(config, tmp_path):
-    with pytest.raises(InputError, match="not finite in cell single") as caught:
-        toy.execute(config, tmp_path, *DIVERGES)
-    words = str(caught.value).replace(",", "").split()
-    round_, client = int(words[words.index("round") + 1]), int(words[words.index("client") + 1])
-    assert round_ > 1
-    assert client in (0, 1, 2, 4)
-    assert "local.learning_rate=1.0" in words[words.index("client") + 2]
-    assert "lower the learning rate" in str(caught.value)
-    assert sorted(set(results.read(tmp_path)["round"].to_pylist())) == list(range(1, round_))
-    before = toy.contents(tmp_path)
-    with pytest.raises(InputError) as again:
-        toy.execute(config, tmp_path, *DIVERGES)
-    assert str(again.value) == str(caught.value)
-    assert toy.contents(tmp_path) == before
+def test_a_cell_that_diverges_stops_alone(config, tmp_path):
+    """Two learning rates, one of which is too high: the other's numbers are those that it has without it."""
+    rates = f"grid.local.learning_rate=[0.05, {DIVERGING_RATE}]"
+    study = (*DIVERGES, rates)
+    events, notify = recorded()
+    table = toy.execute(config, tmp_path / "both", *study, notify=notify)
+    (told,) = [event for event in events if isinstance(event, Diverged)]
+    assert told.cell == f"local.learning_rate={DIVERGING_RATE}"
+    assert told.client in (0, 1, 2, 4)
+    assert 1 < told.round <= 9
+    rounds = {name: [r["round"] for r in table.to_pylist() if r["cell"] == name] for name in set(by_column(table))}
+    assert max(rounds[told.cell]) == told.round - 1
+    assert max(rounds["local.learning_rate=0.05"]) == 9
+    alone = toy.execute(config, tmp_path / "alone", *DIVERGES, "grid.local.learning_rate=[0.05]")
+    assert by_cell(table, "local.learning_rate=0.05") == by_cell(alone)
+    entry = cells.read(tmp_path / "both")[told.cell]
+    assert (entry.status, entry.diverged_round, entry.diverged_client) == ("diverged", told.round, told.client)
+    before = toy.contents(tmp_path / "both")
+    again, notify = recorded()
+    assert toy.execute(config, tmp_path / "both", *study, notify=notify).equals(table)
+    assert again == []
+    assert toy.contents(tmp_path / "both") == before
+    experiment, programs = toy.study(config, *study)
+    with begin(experiment, programs, tmp_path / "both", retry_diverged=True) as retried:
+        ended = train(retried, notify)
+    assert [event for event in again if isinstance(event, Diverged)] == [told._replace(program=0)]
+    assert ended.table.equals(table)
+
+
+def test_a_cell_that_diverges_in_its_first_round_has_no_rows(config, tmp_path):
+    study = ("model=bag", "rounds=2", "local.objective=mine:frozen_head", "grid.local.learning_rate=[0.001, 1e30]")
+    table = toy.execute(config, tmp_path, *study)
+    assert set(by_column(table)) == {"local.learning_rate=0.001"}
+    entry = cells.read(tmp_path)["local.learning_rate=1e+30"]
+    assert (entry.status, entry.diverged_round) == ("diverged", 1)
+    events, notify = recorded()
+    assert toy.execute(config, tmp_path, *study, notify=notify).equals(table)
+    assert events == []
 
 
 # Cells and lanes do not meet
+
+
+def by_column(table, name="cell"):
+    return table[name].to_pylist()
 
 
 def by_cell(table, name=None):
@@ -550,12 +563,11 @@ def test_a_rule_may_remember_every_client(config, tmp_path):
     _, (program,) = toy.study(config, *study)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(program.engine.init_rules(program.initial()[0]))]
     toy.execute(config, tmp_path / "out", *study)
-    with checkpoint.checkpoints(tmp_path / "out" / "checkpoints" / "0", 2) as manager:
-        globals_ = program.initial()[0]
-        _, (globals_, state) = checkpoint.restore(manager, (globals_, program.engine.init_rules(globals_)))
+    _, leaves = toy.stored(tmp_path / "out", [program])
+    globals_, state = leaves[: len(before)], leaves[len(before) :]
     seen = {(job.cell, job.client) for round_ in (1, 2, 3) for job in plan_round(program, round_)[0]}
     assert 2 < len(seen) < 8
-    for first, last, global_ in zip(before, jax.tree.leaves(state), jax.tree.leaves(globals_), strict=True):
+    for first, last, global_ in zip(before, state, globals_, strict=True):
         assert first.shape[:2] == (2, 5)
         assert {at for at in np.ndindex(2, 5) if not np.array_equal(first[at], last[at])} == seen
         np.testing.assert_allclose(global_, np.asarray(last).mean(axis=1), rtol=1e-6, atol=1e-7)

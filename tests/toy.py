@@ -152,12 +152,19 @@ def execute(config: Path, out: Path, *overrides: str, notify: Callable = lambda 
 
 
 def stored(out: Path, programs: list[Program], number: int = 0) -> tuple[int, list[np.ndarray]]:
-    """(round, leaves of globals and rule states) of a program's newest checkpoint."""
-    globals_, _ = programs[number].initial()
-    like = (globals_, programs[number].engine.init_rules(globals_))
-    with checkpoint.checkpoints(out / "checkpoints" / str(number), 1000) as manager:
-        round_, state = checkpoint.restore(manager, like)
-    return round_, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    """(round, leaves of globals [P, ...], then of rule states) of a program's cells, from their newest checkpoint."""
+    identities = programs[number].identities
+    found = checkpoint.restore(out / "checkpoints", identities, out / "damaged")
+    (round_,) = {one.round for one in found.values()}
+    cells_ = [found[identity].leaves for identity in identities]
+    names = sorted(set().union(*cells_))
+    return round_, [np.stack([leaves[name] for leaves in cells_ if name in leaves]) for name in names]
+
+
+def checkpoints(out: Path) -> Path:
+    """The folder of the only group of cells in `out`: a folder for each round."""
+    (group,) = (out / "checkpoints").iterdir()
+    return group
 
 
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:

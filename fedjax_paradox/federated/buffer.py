@@ -1,7 +1,7 @@
 """What the finished jobs of a round leave behind: every job's leaves, or one weighted sum of them for each cell.
 
 A sum takes the memory of P cells in place of P * K jobs, and of an embedding table only the rows that a job named
-are visited. It is there where every rule of the program gives `Rule.weights`. Axes: D devices, P cells, K client
+are visited. It is there where every rule of the program gives its weights `ahead`. Axes: D devices, P cells, K client
 slots of a cell, J = P * K jobs, L lanes of this device.
 """
 
@@ -95,7 +95,7 @@ def _added(
     """
     sums, table = parted(training.table, leaves)
     shares, table_share = parted(training.table, shares)
-    own = jax.tree.map(lambda w, leaf: jnp.where(w > 0, w * leaf[job.lane], 0.0), shares, lanes.params)
+    own = jax.tree.map(lambda w, leaf: jnp.where(w == 0, 0.0, w * leaf[job.lane]), shares, lanes.params)
     finite = jnp.ones((), bool)
     for leaf in jax.tree.leaves(own):
         finite &= jnp.all(jnp.isfinite(leaf))
@@ -107,24 +107,20 @@ def _added(
     return {**sums, training.table: jax.tree.map(lambda leaf: leaf[None], here)}, finite & rows_finite
 
 
-def updates_of(
-    training: Training, globals_: Tree, results: Results, participants: Participants, summed: bool
-) -> Updates:
-    """What the cells' rules see, [P, ...]: all K clients, or one in place of all that holds their sum."""
-    loss = by_slot(results.loss, participants.device)
-    if not summed:
-        leaves = jax.tree.map(lambda leaf: by_slot(leaf, participants.device), results.leaves)
-        return Updates(globals_, leaves, *participants[:2], loss, *participants[2:4])
+def updates_of(globals_: Tree, results: Results, participants: Participants) -> Updates:
+    """What the cells' rules see, [P, ...], of results that hold every job."""
+    leaves, loss = jax.tree.map(lambda leaf: by_slot(leaf, participants.device), results)
+    known = participants._asdict()
+    del known["device"]
+    return Updates(start=globals_, leaves=leaves, loss=loss, **known)
+
+
+def summed_leaves(training: Training, globals_: Tree, results: Results) -> Tree:
+    """The cells' next leaves, [P, ...], of results that are sums; over all devices."""
     sums, table = parted(training.table, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), results.leaves))
-    if training.table is not None:
-        sums = {**sums, training.table: jax.vmap(total)(table, globals_[training.table])}
-    mask = participants.mask
-    rows = jnp.where(mask, participants.rows, 0.0)
-    counts = jnp.where(mask[..., None], participants.class_counts, 0.0)
-    mean_loss = jnp.sum(jnp.where(mask, rows * loss, 0.0), 1) / jnp.sum(rows, 1)
-    together = (rows.sum(1), mean_loss, counts.sum(1), mask.any(1))
-    nobody = jnp.full(len(rows), jnp.iinfo(jnp.int32).max, jnp.int32)
-    return Updates(globals_, *jax.tree.map(lambda leaf: leaf[:, None], (sums, nobody, *together)))
+    if training.table is None:
+        return sums
+    return {**sums, training.table: jax.vmap(total)(table, globals_[training.table])}
 
 
 def by_slot(leaf: jax.Array, device: jax.Array) -> jax.Array:

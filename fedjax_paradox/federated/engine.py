@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, updates_of
+from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, summed_leaves, updates_of
 from fedjax_paradox.federated.lanes import Lanes, Training, advance, empty_lanes
 from fedjax_paradox.federated.schedule import Chunk
-from fedjax_paradox.federated.types import Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
 
@@ -44,15 +44,16 @@ class Engine(NamedTuple):
     """Compiled functions of one program; see the functions of the same names."""
 
     devices: int
+    groups: list[list[int]]  # the cells of each rule, in the order of the rules' states
     summed: bool  # every rule gives its weights before training: results are sums
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
     start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, jobs)
-    begin: Callable[..., tuple[Results, Tree | None]]  # takes over the results that it gets
+    begin: Callable[..., tuple[Results, Tree | None, jax.Array]]  # takes over the results that it gets
     advance: Any  # jitted, takes over the lanes that it gets: `plan.launch` compiles it ahead of time
     store: Callable[..., Results]  # takes over the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
-    aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], jax.Array]]
+    aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
     predict: Callable[..., jax.Array]
 
 
@@ -99,11 +100,12 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
     predicting = over_lanes(partial(predict, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
     return Engine(
         devices=len(devices),
+        groups=[group.cells.tolist() for group in groups],
         summed=summed,
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
-        begin=jax.jit(partial(begin, groups), donate_argnums=1, out_shardings=(parted, shared)),
+        begin=jax.jit(partial(begin, groups), donate_argnums=1, out_shardings=(parted, shared, shared)),
         advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
@@ -115,7 +117,7 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
 def sums(groups: Sequence[RuleGroup]) -> bool:
     """Whether every rule gives its weights before training, so that jobs are summed as they finish."""
     first = [{name: values[0] for name, values in _traced(group).items()} for group in groups]
-    return all(group.build(**hyper).weights for group, hyper in zip(groups, first, strict=True))
+    return all(group.build(**hyper).ahead for group, hyper in zip(groups, first, strict=True))
 
 
 def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
@@ -130,20 +132,34 @@ def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
 
 def begin(
     groups: Sequence[RuleGroup], globals_: Tree, results: Results, participants: Participants
-) -> tuple[Results, Tree | None]:
-    """Results ready for a round, and where they are sums the weights of its jobs: like a cell's leaves, f32[P, K]."""
+) -> tuple[Results, Tree | None, jax.Array]:
+    """Results ready for a round; where they are sums the weights of its jobs, like a cell's leaves, f32[P, K]; and
+    bool[P, K] the clients that cannot be weighed."""
+    unweighable = jnp.zeros(participants.rows.shape, bool)
     if not sums(groups):
-        return results, None
+        return results, None, unweighable
     weights = jax.tree.map(lambda _: jnp.zeros(participants.rows.shape, jnp.float32), globals_)
     for group in groups:
-
-        def weigh(participants: Participants, global_: Tree, hyper: dict, build: Any = group.build) -> Tree:
-            return build(**hyper).weights(participants, global_)
-
-        people, own = _members(group, participants), _members(group, globals_)
-        new = jax.vmap(weigh)(people, own, _traced(group))
+        new = _weigh(group, participants, globals_)
         weights = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), weights, new)
-    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), weights
+    unweighable = _unweighable(weights) & participants.mask
+    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), weights, unweighable
+
+
+def _weigh(group: RuleGroup, known: Participants | Updates, globals_: Tree) -> Tree:
+    """The weights of a group's cells, f32[G, K] a leaf."""
+
+    def weigh(known: Participants | Updates, global_: Tree, hyper: dict) -> Tree:
+        weights: Any = group.build(**hyper).weights
+        return weights(known, global_)
+
+    return jax.vmap(weigh)(_members(group, known), _members(group, globals_), _traced(group))
+
+
+def _unweighable(weights: Tree) -> jax.Array:
+    """bool[G, K], the weight of some leaf is negative or not finite."""
+    each = [~(jnp.isfinite(leaf) & (leaf >= 0)) for leaf in jax.tree.leaves(weights)]
+    return jnp.any(jnp.stack(each), axis=0)
 
 
 def aggregate(
@@ -153,31 +169,54 @@ def aggregate(
     states: tuple[Tree, ...],
     results: Results,
     participants: Participants,
-) -> tuple[Tree, tuple[Tree, ...], jax.Array]:
+) -> tuple[Tree, tuple[Tree, ...], Outcome]:
     """Every cell's rule on its clients' results; cells of one rule are vmapped.
 
     Returns:
-      (next globals [P, ...], next rule states, training losses f32[P, K]). Where a cell's next leaves are not
-      finite, the jobs whose leaves are not get the loss NaN.
+      (next globals [P, ...], next rule states, outcome). A cell without participants, or whose losses or next leaves
+      are not finite, keeps its leaves and its rule's state.
     """
-    loss = by_slot(results.loss, participants.device)
-    updates = updates_of(training, globals_, results, participants, sums(groups))
-    next_states = []
+    loss, mask = by_slot(results.loss, participants.device), participants.mask
+    unweighable = jnp.zeros(mask.shape, bool)
+    if sums(groups):
+        new, next_states = summed_leaves(training, globals_, results), states
+        finite = _finite(new, 1)
+    else:
+        updates = updates_of(globals_, results, participants)
+        new, next_states = _ruled(groups, updates, states)
+        finite = _finite(new, 1)
+        # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
+        loss = jax.lax.cond(jnp.all(finite), lambda: loss, lambda: jnp.where(_finite(updates.leaves, 2), loss, jnp.nan))
+        for group in groups:
+            if group.build(**{name: values[0] for name, values in _traced(group).items()}).weights:
+                found = _unweighable(_weigh(group, updates, globals_))
+                unweighable = unweighable.at[group.cells].set(found & _members(group, mask))
+    finite &= jnp.all(jnp.isfinite(loss) | ~mask, axis=1)
+    going = finite & jnp.any(mask, axis=1)
+    states = tuple(
+        jax.tree.map(partial(_where, going[group.cells]), *pair)
+        for group, *pair in zip(groups, next_states, states, strict=True)
+    )
+    return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable)
+
+
+def _ruled(groups: Sequence[RuleGroup], updates: Updates, states: tuple[Tree, ...]) -> tuple[Tree, tuple[Tree, ...]]:
+    """What the cells' rules make of all clients' leaves: (next globals, next states)."""
+    globals_, next_states = updates.start, []
     for group, state in zip(groups, states, strict=True):
-        members = _members(group, updates)
 
         def one(updates: Updates, state: Tree, hyper: dict, build: Callable[..., Rule] = group.build) -> tuple:
             return build(**hyper).aggregate(updates, state)
 
-        new, state = jax.vmap(one)(members, state, _traced(group))
+        new, state = jax.vmap(one)(_members(group, updates), state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
-    if not sums(groups):
-        # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
-        loss = jax.lax.cond(
-            jnp.all(_finite(globals_, 1)), lambda: loss, lambda: jnp.where(_finite(updates.leaves, 2), loss, jnp.nan)
-        )
-    return globals_, tuple(next_states), loss
+    return globals_, tuple(next_states)
+
+
+def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """Along the first axis: new where `chosen`, else old."""
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def _finite(leaves: Tree, axes: int) -> jax.Array:

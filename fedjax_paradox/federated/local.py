@@ -48,6 +48,8 @@ def fedprox(loss: jax.Array, params: Tree, start: Tree, hyper: Hyper) -> jax.Arr
 
 
 OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "fedprox": fedprox}
+# Those whose gradient of a row without data is mu (w - w_start) and no more: what `sparse` takes for granted.
+PULL_ONLY: frozenset[Objective] = frozenset({cross_entropy, fedprox})
 
 
 def sgd(hyper: Hyper) -> optax.GradientTransformation:

@@ -23,8 +23,14 @@ def by_rows(updates: Updates | Participants) -> jax.Array:
 
 
 def by_inverse_rows(beta: float | jax.Array) -> Weighting:
-    """w_k = (1 / n_k)^beta (FedAvgW, arXiv:2605.08992)."""
-    return lambda updates: jnp.maximum(updates.rows, 1.0) ** -jnp.asarray(beta, jnp.float32)
+    """w_k = (1 / n_k)^beta (FedAvgW, arXiv:2605.08992), relative to the largest, so that none of any beta overflows and
+    not all of them underflow."""
+
+    def weights(updates: Updates | Participants) -> jax.Array:
+        logs = -jnp.asarray(beta, jnp.float32) * jnp.log(jnp.maximum(updates.rows, 1.0))
+        return jnp.exp(logs - jnp.max(jnp.where(updates.mask, logs, -jnp.inf)))
+
+    return weights
 
 
 def equally(updates: Updates | Participants) -> jax.Array:
@@ -33,9 +39,13 @@ def equally(updates: Updates | Participants) -> jax.Array:
 
 
 def normalise(weights: jax.Array, mask: jax.Array) -> jax.Array:
-    """Weights that sum to 1 over the slots where `mask` is True and are 0 elsewhere; f32[K]."""
+    """Weights that sum to 1 over the slots where `mask` is True and are 0 elsewhere; f32[K].
+
+    NaN at a slot whose weight is negative or not finite, and at all participants where all weights are zero.
+    """
     kept = jnp.where(mask, weights, 0.0)
-    return kept / jnp.sum(kept)
+    sound = jnp.isfinite(kept) & (kept >= 0)
+    return jnp.where(sound, kept / jnp.sum(jnp.where(sound, kept, 0.0)), jnp.nan)
 
 
 def weighted_mean(weighting: Weighting, ahead: bool = False) -> Rule:
@@ -53,18 +63,19 @@ def weighted_mean(weighting: Weighting, ahead: bool = False) -> Rule:
         def mean(leaf: jax.Array, start: jax.Array) -> jax.Array:
             # One client after the other: all at once, the products would take as much memory as the updates.
             def add(k: jax.Array, total: jax.Array) -> jax.Array:
-                return total + jnp.where(weights[k] > 0, weights[k] * leaf[k], 0.0).astype(leaf.dtype)
+                inert = (weights[k] == 0) | ~updates.mask[k]
+                return total + jnp.where(inert, 0.0, weights[k] * leaf[k]).astype(leaf.dtype)
 
             total = jax.lax.fori_loop(0, len(leaf), add, jnp.zeros_like(start))
             return jnp.where(jnp.any(updates.mask), total, start)
 
         return jax.tree.map(mean, updates.leaves, updates.start), state
 
-    def weights(participants: Participants, global_: Tree) -> Tree:
-        each = normalise(weighting(participants), participants.mask)
+    def weights(updates: Updates | Participants, global_: Tree) -> Tree:
+        each = normalise(weighting(updates), updates.mask)
         return jax.tree.map(lambda _: each, global_)
 
-    return Rule(lambda global_: (), aggregate, weights if ahead else None)  # noqa: ARG005
+    return Rule(lambda global_: (), aggregate, weights, ahead)  # noqa: ARG005
 
 
 def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
@@ -90,10 +101,10 @@ def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
     if one_weights is None or two_weights is None:
         return Rule(init, aggregate)
 
-    def weights(participants: Participants, global_: Tree) -> Tree:
-        return by_leaf(one_weights(participants, global_), two_weights(participants, global_))
+    def weights(updates: Any, global_: Tree) -> Tree:
+        return by_leaf(one_weights(updates, global_), two_weights(updates, global_))
 
-    return Rule(init, aggregate, weights)
+    return Rule(init, aggregate, weights, chosen.ahead and other.ahead)
 
 
 def fedavg() -> Rule:

@@ -54,11 +54,21 @@ class Rule(NamedTuple):
 
     init(global_) -> state; aggregate(updates, state) -> (next global_, next state).
 
-    weights(participants, global_) -> a tree like `global_` of f32[K], is for a rule that reads the leaves through
-    their weighted sum alone, with weights known before training: `aggregate` must make of one client that holds this
-    sum what it makes of all clients. Then no client's leaves need be kept; without it they all are.
+    weights(updates, global_) -> a tree like `global_` of f32[K], NaN at a client that cannot be weighed, is for a rule
+    without state whose next leaves are the clients' leaves summed with these weights: a weight that is not finite or
+    is negative then stops the run and names the client. With `ahead`, it reads what `Participants` has and no more:
+    clients are then added up as they finish, and `aggregate` is not asked.
     """
 
     init: Callable[[Tree], Tree]
     aggregate: Callable[[Updates, Tree], tuple[Tree, Tree]]
-    weights: Callable[[Participants, Tree], Tree] | None = None
+    weights: Callable[[Any, Tree], Tree] | None = None
+    ahead: bool = False
+
+
+class Outcome(NamedTuple):
+    """What the host must know of a round's aggregation: f32[P, K] and so on."""
+
+    loss: jax.Array  # f32[P, K], mean training loss; NaN for a job whose leaves are not finite
+    finite: jax.Array  # bool[P], the cell went on; where not, its leaves and its rule's state are as before the round
+    unweighable: jax.Array  # bool[P, K], the rule's weight of the client is negative or not finite

@@ -1,55 +1,187 @@
 """Checkpoints of (globals, rule states) after every round: the only place that knows Orbax.
 
-Saving is asynchronous and atomic: a round that was cut short leaves no checkpoint. Frozen weights, data
-and schedules are never in it; they are recomputed or reloaded.
+A checkpoint holds the cells of one program as they stand, stacked, and beside the arrays what they are: the cells'
+identities and rounds, a digest of every array, and a digest of that list. Saving is atomic: a round that was cut short
+leaves no checkpoint. Frozen weights, data and schedules are never in it; they are recomputed or reloaded.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.storage.folder import free
+
+log = logging.getLogger(__name__)
+
+Leaves = dict[str, np.ndarray]
+
+
+class Member(NamedTuple):
+    """One cell of a checkpoint; its place along the globals' first axis is its place among the members."""
+
+    identity: str
+    round: int  # how far it is: behind the checkpoint's round where it has diverged
+    rule: int  # which of the stacked rule states holds its own
+    place: int  # its place along that state's first axis
 
 
 @contextmanager
-def checkpoints(folder: Path, keep: int) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of one program, the last `keep` rounds of them; waits for open saves at the end."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    manager = ocp.CheckpointManager(folder.absolute(), options=options)
-    try:
-        yield manager
-        manager.wait_until_finished()
-    finally:
-        manager.close()
+def checkpoints(folder: Path, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of one group of cells, the last `keep` rounds of them."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fedjax-paradox-") as scratch:
+        # Orbax takes brackets and stars in a path for a pattern; through a link it sees none of them.
+        link = Path(scratch) / "checkpoints"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        manager = ocp.CheckpointManager(link, options=options)
+        try:
+            yield manager
+        finally:
+            manager.close()
 
 
-def save(manager: ocp.CheckpointManager, round_: int, state: Any) -> None:
-    """Starts to save `state` (a tree of arrays) as what stands after `round_`."""
-    manager.save(round_, args=ocp.args.StandardSave(state))
+def group_name(identities: Sequence[str]) -> str:
+    """The name of the folder in which these cells' checkpoints lie."""
+    return hashlib.sha256("\n".join(sorted(identities)).encode()).hexdigest()[:16]
 
 
-def restore(manager: ocp.CheckpointManager, like: Any) -> tuple[int, Any]:
-    """The last finished round and its state; (0, like) where there is none.
+def flat(tree: Any) -> dict[str, Any]:
+    """A tree's leaves by name: `globals.conv_3.kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def save(
+    manager: ocp.CheckpointManager, round_: int, globals_: Any, rules: Sequence[Any], members: Sequence[Member]
+) -> None:
+    """Saves the cells as they stand after `round_`; when it returns, they are on the disk.
 
     Args:
-      like: a tree with the structure, shapes, types and devices to restore to.
+      globals_: [P, ...] leaves; rules: a state [G, ...] of every group of cells.
+    """
+    leaves = {name: np.asarray(leaf) for name, leaf in flat({"globals": globals_, "rules": list(rules)}).items()}
+    about = {
+        "round": round_,
+        "members": [list(member) for member in members],
+        "leaves": {name: _digest(leaf) for name, leaf in leaves.items()},
+    }
+    about["sha256"] = _told(about)
+    manager.save(
+        round_,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)),
+        force=True,
+    )
+
+
+def _digest(leaf: np.ndarray) -> str:
+    about = f"{leaf.dtype}{leaf.shape}".encode()
+    return hashlib.sha256(about + np.ascontiguousarray(leaf).tobytes()).hexdigest()
+
+
+def _told(about: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+class Stored(NamedTuple):
+    """One cell as its newest sound checkpoint has it."""
+
+    round: int
+    leaves: Leaves  # by the names that `flat` gives ({"globals": ..., "rule": ...}), without the cells' axis
+
+
+def restore(root: Path, identities: Sequence[str], aside: Path) -> dict[str, Stored]:
+    """The newest sound state of every cell that has one, from all checkpoints below `root`.
+
+    A checkpoint that cannot be read, whose arrays are not those that were written, or that is not where it was written
+    is moved to `aside`, with one line, and the one before is taken.
+    """
+    found: dict[str, Stored] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        for step in _steps(folder):
+            held = _read(folder, step, identities, aside)
+            for identity, stored in held.items():
+                if identity not in found or stored.round > found[identity].round:
+                    found[identity] = stored
+            if held:
+                break  # older rounds of the same cells
+    return found
+
+
+def _steps(folder: Path) -> list[int]:
+    """The rounds of finished saves, newest first."""
+    return sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
+
+
+def _read(folder: Path, step: int, wanted: Sequence[str], aside: Path) -> dict[str, Stored]:
+    try:
+        with checkpoints(folder) as manager:
+            about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+            members = [Member(*entry) for entry in about["members"]]
+            _check(about["sha256"] == _told(about), "the list of its contents has changed")
+            _check(about["round"] == step, f"it is of round {about['round']}")
+            _check(group_name([m.identity for m in members]) == folder.name, "it is of other cells")
+            if not {member.identity for member in members} & set(wanted):
+                return {}
+            leaves = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+        _check({name: _digest(leaf) for name, leaf in leaves.items()} == about["leaves"], "its numbers have changed")
+    except Exception as error:  # whatever Orbax, TensorStore or the file system says of a bad folder
+        _set_aside(folder / str(step), aside, error)
+        return {}
+    return {
+        member.identity: Stored(member.round, _row(leaves, index, member))
+        for index, member in enumerate(members)
+        if member.identity in wanted
+    }
+
+
+def _check(sound: bool, problem: str) -> None:
+    if not sound:
+        raise ValueError(problem)
+
+
+def _row(leaves: Leaves, index: int, member: Member) -> Leaves:
+    state = f"rules.{member.rule}"
+    own = {name: leaf[index] for name, leaf in leaves.items() if name.split(".")[0] == "globals"}
+    rule = {n: leaf for n, leaf in leaves.items() if n == state or n.startswith(f"{state}.")}
+    return own | {f"rule{name.removeprefix(state)}": leaf[member.place] for name, leaf in rule.items()}
+
+
+def _set_aside(path: Path, aside: Path, error: Exception) -> None:
+    told = str(error).strip().splitlines() or [type(error).__name__]
+    target = free(aside, f"{path.parent.name}-{path.name}")
+    if jax.process_index() == 0:
+        aside.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        log.warning("checkpoint %s is damaged or not of this run (%.200s): moved to %s", path, told[0], target)
+    ocp.multihost.sync_global_processes("set-aside")
+
+
+def stacked(cells: Sequence[Leaves], like: Any) -> Any:
+    """The cells' leaves by name, stacked into a tree like `like` (whose leaves are [P, ...]).
 
     Raises:
-      InputError: the newest checkpoint is damaged or holds another tree.
+      InputError: names, shapes or types are others.
     """
-    round_ = manager.latest_step()
-    if round_ is None:
-        return 0, like
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    try:
-        return round_, manager.restore(round_, args=ocp.args.StandardRestore(abstract))
-    except Exception as error:  # whatever Orbax, TensorStore or the file system says of a bad folder
-        raise InputError(
-            f"checkpoint {manager.directory / str(round_)} is damaged or not of this experiment "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
-            "remove that folder to go on from the round before, or start with another --out"
-        ) from error
+    names = list(flat(like))
+    for name, leaf in flat(like).items():
+        for cell in cells:
+            if name not in cell or (cell[name].shape, cell[name].dtype) != (leaf.shape[1:], leaf.dtype):
+                raise InputError(
+                    f"a checkpoint does not hold {name} as {leaf.dtype}{list(leaf.shape[1:])}: another version "
+                    "of the package wrote it; start with another --out"
+                )
+    return jax.tree.unflatten(jax.tree.structure(like), [np.stack([cell[name] for cell in cells]) for name in names])

@@ -53,6 +53,14 @@ def records(
     return pa.Table.from_pydict(columns, SCHEMA)
 
 
+def copied(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
+    """The rows with other values in the columns that `values` names."""
+    for name, value in values.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, SCHEMA.field(name), pa.array([value] * rows.num_rows, SCHEMA.field(name).type))
+    return rows
+
+
 def write(folder: Path, parts: Sequence[pa.Table]) -> None:
     """Replaces the folder's table in one atomic step, on the disk when this returns."""
     parquet.write(folder / FILE, pa.concat_tables([SCHEMA.empty_table(), *parts]))

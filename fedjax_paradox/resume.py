@@ -1,0 +1,219 @@
+"""What an output folder holds of an experiment's cells, and what is left to train.
+
+A folder holds cells, each with its own identity. Those that are finished stay as they are, others go on from their
+newest sound checkpoint, and cells that the experiment no longer has are kept.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from fedjax_paradox.config import Cell
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.federated.types import Tree
+from fedjax_paradox.program import Program, own_code, part
+from fedjax_paradox.storage import cells, checkpoint, folder, results
+from fedjax_paradox.storage.cells import Entry
+
+
+class Part(NamedTuple):
+    """Cells that go on together from the same round; `program` may be a part of a larger one."""
+
+    program: Program
+    done: int
+    start: tuple[Tree, tuple[Tree, ...]] | None  # (globals, rule states) after `done`, None before round 1
+
+
+class Standing(NamedTuple):
+    """What a folder holds, and what is left to do."""
+
+    table: pa.Table  # rows of `clients.parquet` that are believed, in the order of `ranks`
+    entries: dict[str, Entry]  # by name, every cell of the folder and of the experiment
+    parts: list[Part]
+    finished: int  # cells of the experiment that need no training
+    ranks: dict[str, tuple[int, int]]  # cell -> (program, place in it)
+
+
+def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -> Standing:
+    """Reads a claimed folder, and checks that what it holds belongs to the cells that it names.
+
+    Raises:
+      InputError: a cell's name stands for other settings or another corpus, or a file is damaged or incomplete.
+    """
+    stored = cells.read(out)
+    wanted = {entry.cell: entry for program in programs for entry in _entries(program)}
+    names = {entry.identity: entry.cell for entry in wanted.values()}
+    renamed = {old.cell: names[old.identity] for old in stored.values() if old.identity in names}
+    kept = {name: entry for name, entry in stored.items() if name not in renamed}
+    for name, entry in wanted.items():
+        if name in kept:
+            raise InputError(_other(out, kept[name], entry))
+    table = _renamed(results.read(out), renamed)
+    _check_known(out, table, stored, renamed)
+    states = checkpoint.restore(out / "checkpoints", list(names), out / folder.ASIDE)
+    ended = {renamed[old.cell]: old for old in stored.values() if old.cell in renamed and not retry_diverged}
+    entries = kept | {name: _with_end(entry, ended.get(name)) for name, entry in wanted.items()}
+    ranks = {
+        cell.name: (number, place)
+        for number, program in enumerate(programs)
+        for place, cell in enumerate((*program.cells, *(twin.cell for twin in program.twins)))
+    }
+    standing = Standing(table, entries, [], 0, ranks)
+    for program in programs:
+        standing = _with_parts(out, standing, program, states)
+    return standing._replace(table=ordered(standing.table, ranks))
+
+
+def _entries(program: Program) -> list[Entry]:
+    """The cells of a program as a folder lists them."""
+
+    def entry(cell: Cell, identity: str, same_as: str = "") -> Entry:
+        inputs = json.dumps({**program.inputs, **own_code(cell)}, sort_keys=True)
+        return Entry(cell.name, identity, cell.model_dump_json(), inputs, same_as)
+
+    found = [entry(cell, identity) for cell, identity in zip(program.cells, program.identities, strict=True)]
+    return found + [entry(twin.cell, twin.identity, program.cells[twin.of].name) for twin in program.twins]
+
+
+def _other(out: Path, before: Entry, now: Entry) -> str:
+    """Why a cell of this name cannot go on."""
+    old, new = ({**json.loads(e.inputs), **_flat(json.loads(e.settings))} for e in (before, now))
+    changed = [key for key in sorted({*old, *new} - {"name", "rounds"}) if old.get(key) != new.get(key)]
+    told = "; ".join(f"{key} was {old.get(key)!r:.60}, is {new.get(key)!r:.60}" for key in changed[:3])
+    return (
+        f"--out {out} holds another run under the name {now.cell!r} ({told}); choose another --out, or put what has "
+        "changed under grid, so that it becomes part of the name"
+    )
+
+
+def _flat(data: Mapping, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in data.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _with_end(entry: Entry, before: Entry | None) -> Entry:
+    if before is None or before.status == cells.OK:
+        return entry
+    return entry._replace(
+        status=before.status, diverged_round=before.diverged_round, diverged_client=before.diverged_client
+    )
+
+
+def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """The rows of cells whose identity has another name now, under that name."""
+    if all(old == new for old, new in names.items()):
+        return table
+    values = [names.get(name, name) for name in table["cell"].to_pylist()]
+    return table.set_column(table.schema.get_field_index("cell"), "cell", pa.array(values, pa.string()))
+
+
+def _check_known(out: Path, table: pa.Table, stored: Mapping[str, Entry], renamed: Mapping[str, str]) -> None:
+    known = {renamed.get(name, name) for name in stored}
+    if unknown := sorted(set(table["cell"].unique().to_pylist()) - known):
+        raise InputError(
+            f"{out / results.FILE} has rows of {unknown[0]!r}, which {cells.FILE} does not list; restore both files "
+            "from one copy, or choose another --out"
+        )
+
+
+def _with_parts(out: Path, standing: Standing, program: Program, states: Mapping[str, checkpoint.Stored]) -> Standing:
+    """Groups a program's cells by the rounds behind them, and keeps their rows of those rounds alone."""
+    twins = [[twin for twin in program.twins if twin.of == index] for index in range(len(program.cells))]
+    groups: dict[int, list[int]] = {}
+    table, finished, entries = standing.table, 0, dict(standing.entries)
+    best = []
+    for index, cell in enumerate(program.cells):
+        alike = {program.identities[index]: cell.name} | {twin.identity: twin.cell.name for twin in twins[index]}
+        # The cell, or what was the same run by construction: whoever is further.
+        source = max(alike, key=lambda identity: states[identity].round if identity in states else 0)
+        best.append(states.get(source))
+        done = states[source].round if source in states else 0
+        ended = next((e for name in alike.values() if (e := entries[name]).status == cells.DIVERGED), None)
+        told: dict[str, Any] = {"status": cells.OK, "diverged_round": 0, "diverged_client": cells.NOBODY}
+        if ended is not None:
+            done = ended.diverged_round - 1
+            told = {name: getattr(ended, name) for name in told}
+        entries |= {name: entries[name]._replace(**told) for name in alike.values()}
+        leader = ended.cell if ended is not None else alike[source]
+        table = _with_copies(_believed(table, leader, done), leader, [cell, *(twin.cell for twin in twins[index])])
+        _check_complete(out, table, cell, done, np.arange(cell.num_clients))
+        if ended is not None or done >= cell.rounds:
+            finished += 1 + len(twins[index])
+        else:
+            groups.setdefault(done, []).append(index)
+    parts = [_part(program, chosen, done, best) for done, chosen in sorted(groups.items(), reverse=True)]
+    return standing._replace(
+        table=table, entries=entries, parts=[*standing.parts, *parts], finished=standing.finished + finished
+    )
+
+
+def _part(program: Program, chosen: Sequence[int], done: int, best: Sequence[checkpoint.Stored | None]) -> Part:
+    smaller = part(program, chosen) if len(chosen) < len(program.cells) else program
+    twins = [t._replace(of=chosen.index(t.of)) for t in program.twins if t.of in chosen]
+    smaller = smaller._replace(twins=tuple(twins))
+    if done == 0:
+        return Part(smaller, 0, None)
+    globals_, _ = jax.eval_shape(smaller.initial)
+    states = jax.eval_shape(smaller.engine.init_rules, globals_)
+    held = [stored.leaves for stored in (best[index] for index in chosen) if stored is not None]
+    globals_ = checkpoint.stacked(held, {"globals": globals_})["globals"]
+    restored = [
+        checkpoint.stacked([held[place] for place in group], {"rule": state})["rule"]
+        for group, state in zip(smaller.engine.groups, states, strict=True)
+    ]
+    return Part(smaller, done, (globals_, tuple(restored)))
+
+
+def _believed(table: pa.Table, name: str, done: int) -> pa.Table:
+    """Without what a cell stored after the round that its checkpoint holds; it is computed again."""
+    late = (table["cell"].to_numpy() == name) & (table["round"].to_numpy() > done)
+    return table.filter(pa.array(~late)) if late.any() else table
+
+
+def _with_copies(table: pa.Table, leader: str, cells_: Sequence[Cell]) -> pa.Table:
+    """The rows of cells that are one run: those of `leader`, for each of them."""
+    if len(cells_) == 1 and cells_[0].name == leader:
+        return table
+    names = table["cell"].to_numpy()
+    own = table.filter(pa.array(names == leader))
+    others = table.filter(pa.array(~np.isin(names, [leader, *(cell.name for cell in cells_)])))
+    return pa.concat_tables([others, *(results.copied(own, facts(cell)) for cell in cells_)])
+
+
+def facts(cell: Cell) -> dict[str, object]:
+    """What is the same in every row of a cell, but for the corpus and the round."""
+    names = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
+    return {"cell": cell.name, **{name: getattr(cell, name) for name in names}}
+
+
+def _check_complete(out: Path, table: pa.Table, cell: Cell, done: int, clients: np.ndarray) -> None:
+    """Every (round, protocol, client) of the rounds behind a cell stands there exactly once."""
+    rows = table.filter(pa.array(table["cell"].to_numpy() == cell.name))
+    found = rows.group_by(["round", "protocol", "client"]).aggregate([([], "count_all")])
+    wanted = {(r, p, int(c)) for r in range(1, done + 1) for p in cell.protocols for c in clients}
+    held = set(zip(*(found[name].to_pylist() for name in ("round", "protocol", "client")), strict=True))
+    if held == wanted and rows.num_rows == len(wanted):
+        return
+    round_ = min((key[0] for key in wanted - held), default=None)
+    problem = f"lacks round {round_}" if round_ is not None else "holds rows more than once or of no client"
+    raise InputError(
+        f"{out / results.FILE} {problem} of cell {cell.name}, whose checkpoint holds round {done}; restore the file "
+        f"from a copy, or remove {out} to start again"
+    )
+
+
+def ordered(table: pa.Table, ranks: Mapping[str, tuple[int, int]]) -> pa.Table:
+    """By program, round and place in it, whatever was trained first; cells of other experiments come before."""
+    names = table["cell"].to_pylist()
+    # Those that the experiment no longer has, by their names.
+    others = {name: (-1, place) for place, name in enumerate(sorted(set(names) - set(ranks)))}
+    rank = np.array([ranks.get(name) or others[name] for name in names], np.int64).reshape(-1, 2)
+    order = np.lexsort((rank[:, 1], table["round"].to_numpy(), rank[:, 0]))
+    return table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))
