@@ -1,24 +1,24 @@
 """The command line: arguments, progress, tables, exit codes. A person's mistake exits with code 2."""
 
-import errno
 import logging
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from fedjax_paradox.config import cells, content_hash, load
-from fedjax_paradox.errors import InputError
+from fedjax_paradox.errors import InputError, unwritable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-DIVERGED = 3  # exit code of a sweep of which a cell diverged, the others being finished
+# Exit codes: a person's mistake or a full disk; a sweep of which a cell diverged, the others being finished.
+MISTAKE, DIVERGED = 2, 3
 
 log = logging.getLogger(__name__)
 
@@ -29,31 +29,36 @@ def main() -> None:
     logging.getLogger("fedjax_paradox").setLevel(logging.INFO)
     if sys.stdout is None:  # started with a closed one
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for as long as the process lives)
+    _hear_once()
     try:
         # A person's own `module:function` lies beside them; last, so that it hides nothing.
         sys.path.append(str(_working_directory()))
         app()
     except InputError as error:
         _end(str(error))
-    except BrokenPipeError:
-        # Or Python says on its way out that the last lines could not be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _end("nobody reads the output any more, so the run stopped; the same command goes on after its last round")
     except OSError as error:
-        _end(_told(error))
+        _end(str(unwritable(error.filename or "the output", error)))
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # of which typer makes an exit without a word
+            _end("nobody reads the output any more; the same command goes on after the last finished round")
+        raise
 
 
-def _end(message: str) -> None:
+def _hear_once() -> None:
+    """What Orbax and TensorStore print page after page of a full disk is raised as well, and said once."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+
+    def hook(ignored: "sys.UnraisableHookArgs") -> None:
+        if str(ignored.exc_value) != "Event loop is closed":
+            usual(ignored)
+
+    sys.unraisablehook = hook
+
+
+def _end(message: str) -> NoReturn:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", style="red", markup=False)
-    sys.exit(2)
-
-
-def _told(error: OSError) -> str:
-    """A full disk, a read-only folder, too many open files: what fails, where, and what helps."""
-    path = f"{error.filename}: " if error.filename else ""
-    room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "make room there (bytes and inodes)" if room else "correct that"
-    return f"{path}{error.strerror or error}; {remedy}, then the same command goes on after the last finished round"
+    sys.exit(MISTAKE)
 
 
 def _working_directory() -> Path:

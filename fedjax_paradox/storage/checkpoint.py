@@ -5,12 +5,13 @@ identities and rounds, a digest of every array, and a digest of that list. Savin
 leaves no checkpoint. Frozen weights, data and schedules are never in it; they are recomputed or reloaded.
 """
 
+import glob
 import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fedjax_paradox.errors import InputError
+from fedjax_paradox.errors import InputError, unwritable
 from fedjax_paradox.storage.folder import free
 
 log = logging.getLogger(__name__)
@@ -41,16 +42,24 @@ def checkpoints(folder: Path, keep: int | None = None) -> Iterator[ocp.Checkpoin
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with _plain(folder) as path, closing(ocp.CheckpointManager(path, options=options)) as manager:
+        yield manager
+
+
+@contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """A path of the folder that is no pattern: Orbax would look for what brackets and stars match."""
+    if glob.escape(str(folder.absolute())) == str(folder.absolute()):
+        yield folder.absolute()
+        return
     with tempfile.TemporaryDirectory(prefix="fedjax-paradox-") as scratch:
-        # Orbax takes brackets and stars in a path for a pattern; through a link it sees none of them.
         link = Path(scratch) / "checkpoints"
         link.symlink_to(folder.absolute(), target_is_directory=True)
-        manager = ocp.CheckpointManager(link, options=options)
-        try:
-            yield manager
-        finally:
-            manager.close()
+        yield link
 
 
 def group_name(identities: Sequence[str]) -> str:
@@ -71,6 +80,9 @@ def save(
 
     Args:
       globals_: [P, ...] leaves; rules: a state [G, ...] of every group of cells.
+
+    Raises:
+      InputError: there is no room; the rounds before are still there.
     """
     leaves = {name: np.asarray(leaf) for name, leaf in flat({"globals": globals_, "rules": list(rules)}).items()}
     about = {
@@ -79,11 +91,11 @@ def save(
         "leaves": {name: _digest(leaf) for name, leaf in leaves.items()},
     }
     about["sha256"] = _told(about)
-    manager.save(
-        round_,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)),
-        force=True,
-    )
+    what = ocp.args.Composite(state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about))
+    try:
+        manager.save(round_, args=what, force=True)
+    except Exception as error:  # whatever Orbax, TensorStore or the file system says of a full disk
+        raise unwritable(manager.directory / str(round_), error) from error
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedjax_paradox.errors import InputError
+from fedjax_paradox.errors import InputError, unwritable
 from fedjax_paradox.storage import cells
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ def claim(folder: Path) -> Iterator[None]:
 
 def _check_ours(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    for name in {RECORD, CONFIG, cells.FILE, "clients.parquet", ".lock"}:
+        if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
+            raise InputError(f"{folder / name} is no regular file; remove it, or choose another --out")
     if names and not names & {RECORD, cells.FILE}:
         foreign = ", ".join(sorted(names)[:3])
         raise InputError(f"--out {folder} holds files of something else ({foreign}); choose another")
@@ -95,9 +98,12 @@ def _continued(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 def _keep(path: Path, problem: str) -> None:
     """A copy, since a killed process must not leave a folder without the file."""
     aside = path.parent / ASIDE
-    aside.mkdir(exist_ok=True)
-    target = free(aside, path.name)
-    shutil.copyfile(path, target)
+    try:
+        aside.mkdir(exist_ok=True)
+        target = free(aside, path.name)
+        shutil.copyfile(path, target)
+    except OSError as error:
+        raise unwritable(aside, error) from error
     log.warning("%s %s: kept as %s and written anew", path, problem, target)
 
 
@@ -149,5 +155,9 @@ def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_bytes() == text.encode():
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error

@@ -7,24 +7,32 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedjax_paradox.errors import InputError
+from fedjax_paradox.errors import InputError, unwritable
 
 _DIGEST = b"fedjax_paradox.sha256"
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Replaces `path` in one atomic step, on the disk when this returns: readers see the old table or the new one."""
+    """Replaces `path` in one atomic step, on the disk when this returns: readers see the old table or the new one.
+
+    Raises:
+      InputError: there is no room, or the folder cannot be written; the old table stays.
+    """
     table = table.replace_schema_metadata({_DIGEST: digest(table)})
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(table, file, write_page_checksum=True)
-        flush(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        flush(folder)  # or the new name may be lost with the power
-    finally:
-        os.close(folder)
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, write_page_checksum=True)
+            flush(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            flush(folder)  # or the new name may be lost with the power
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
 
 
 def flush(descriptor: int) -> None:
