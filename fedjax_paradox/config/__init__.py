@@ -1,0 +1,28 @@
+"""The schema of an experiment: YAML plus `key=value` overrides -> `Experiment` -> the cells of its grid.
+
+Defaults are those of arXiv:2605.08992. Local training: published < `models.NAME.local` < `local` < `grid`.
+Every mistake is an `InputError`. Paths are relative to the working directory.
+"""
+
+from fedjax_paradox.config.calls import format_call, parse_call
+from fedjax_paradox.config.files import load, to_yaml
+from fedjax_paradox.config.grid import cells, content_hash, identity, structure
+from fedjax_paradox.config.schema import DROPOUT_RATES, Cell, CustomModel, Experiment, Local, Partition, TextCNN
+
+__all__ = [
+    "DROPOUT_RATES",
+    "Cell",
+    "CustomModel",
+    "Experiment",
+    "Local",
+    "Partition",
+    "TextCNN",
+    "cells",
+    "content_hash",
+    "format_call",
+    "identity",
+    "load",
+    "parse_call",
+    "structure",
+    "to_yaml",
+]

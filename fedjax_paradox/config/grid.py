@@ -1,0 +1,94 @@
+"""The cells of an experiment's grid, what two cells share, and what decides their numbers."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Iterable
+from functools import reduce
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedjax_paradox.config.dialect import joined, merge, nest
+from fedjax_paradox.config.schema import DISTILBERT, DROPOUT_RATES, Cell, Experiment, Local, Point, Transformer
+from fedjax_paradox.config.validation import validated
+from fedjax_paradox.errors import InputError
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """The product of the grid's axes, the last one fastest; InputError for an invalid or repeated cell."""
+    base = experiment.model_dump(exclude={"grid"}, exclude_unset=True)
+    found: dict[str, Cell] = {}
+    for values in itertools.product(*experiment.grid.values()):
+        settings = dict(itertools.chain.from_iterable(map(_settings, experiment.grid, values)))
+        data = reduce(merge, itertools.starmap(nest, settings.items()), base)
+        cell = _cell(validated(data, f"the cell {settings}"), settings)
+        _refuse_contradictions(cell)
+        twin = found.setdefault(_canonical(cell, {"name"}), cell)
+        if twin is not cell:
+            raise InputError(f"cells {twin.name!r} and {cell.name!r} are the same run; remove one from the grid")
+    return list(found.values())
+
+
+def _settings(axis: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """Keys and values of one point of an axis."""
+    keys = joined(axis)
+    values = [value] if len(keys) == 1 else value
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise InputError(f"grid.{axis} needs lists of {len(keys)} values, one for each key (got {value!r:.80})")
+    return zip(keys, values, strict=True)
+
+
+def _cell(point: Experiment, axes: Iterable[str]) -> Cell:
+    order = list(Experiment.model_fields)
+    # Named in the order of the schema, so that the order of the file changes nothing.
+    axes = sorted(axes, key=lambda axis: (order.index(axis.split(".")[0]), axis))
+    values = (reduce(lambda at, key: dict(at)[key], axis.split("."), point) for axis in axes)
+    name = ",".join(map("{}={}".format, axes, values)) or "single"
+    model, known = point.models.get(point.model), ", ".join(point.models)
+    if model is None:
+        raise InputError(f"cell {name!r}: model must be one of {known}, or be under models (got {point.model!r})")
+    published = DISTILBERT if isinstance(model, Transformer) else {}
+    own, general = (layer.model_dump(exclude_unset=True) for layer in (model.local, point.local))
+    shared = {key: getattr(point, key) for key in Point.model_fields} | {"name": name}
+    # The model's own `local` goes into `local`: one meaning, one representation, one hash.
+    architecture = model.model_copy(update={"local": Local()})
+    return Cell(**shared, architecture=architecture, local=Local(**{**published, **own, **general}))
+
+
+def _refuse_contradictions(cell: Cell) -> None:
+    files, mu, problem = cell.corpus.files, cell.local.mu, ""
+    if (files.train is None) != (files.test is None):
+        problem = f"set both corpus.files.train and corpus.files.test, or neither (got {files})"
+    if "holdout" in cell.protocols and cell.partition.holdout_fraction == 0:
+        problem = "protocol holdout needs partition.holdout_fraction above 0 (got 0.0); set it to 0.1"
+    if mu > 0 and cell.local.objective == "cross_entropy":
+        problem = f"cross_entropy has no proximal term; set local.objective=fedprox (got local.mu={mu})"
+    if problem:
+        raise InputError(f"cell {cell.name!r}: {problem}")
+
+
+def _canonical(part: BaseModel, exclude: Any = None) -> str:
+    return json.dumps(part.model_dump(mode="json", exclude=exclude), sort_keys=True, separators=(",", ":"))
+
+
+def structure(cell: Cell) -> tuple[Hashable, ...]:
+    """Cells with equal structure share one compiled program; everything else about them is data."""
+    shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.protocols)
+    architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
+    undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
+    local = (cell.local.batch_size, cell.local.optimizer, cell.local.objective)
+    return (*shared, architecture, undropped, *local, cell.partition.holdout_fraction > 0)
+
+
+def content_hash(experiment: Experiment) -> str:
+    """16 hex digits of the SHA-256 of all cells; name, lanes and checkpoints_kept stay out."""
+    lines = sorted(_canonical(cell, {"architecture": {"local"}}) for cell in cells(experiment))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """The settings that decide a cell's numbers, for JSON: cells where they and the inputs are equal are one run, of
+    which one may be longer. Names, rounds and the places of files stay out."""
+    exclude: Any = {"name": True, "rounds": True, "corpus": {"files"}, "architecture": {"local", "weights"}}
+    return cell.model_dump(mode="json", exclude=exclude)

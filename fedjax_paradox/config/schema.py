@@ -1,0 +1,181 @@
+"""What an experiment may say: every key, its bounds and its default."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
+
+from fedjax_paradox.config.calls import format_call, parse_call
+from fedjax_paradox.config.dialect import axes, merge
+
+
+def _paths(schema: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a schema, sections included."""
+    fields = getattr(schema, "model_fields", {}).items()
+    return [path for key, field in fields for path in (prefix + key, *_paths(field.annotation, f"{prefix}{key}."))]
+
+
+class _Section(BaseModel):
+    model_config = {"frozen": True}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), _paths(cls), n=1, cutoff=0)
+                raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+        return {} if data is None else data
+
+
+# Strict, since YAML's true is no number and its '3' is text.
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Reference = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # a person's own package.module:function
+Rule = Annotated[Text, AfterValidator(lambda text: format_call(*parse_call(text)))]
+Protocol = Literal["train_rows", "label_filtered", "label_matched", "holdout", "global"] | Reference
+Protocols = Annotated[tuple[Protocol, ...], Field(min_length=1)]
+ComputeType = Literal["float32", "bfloat16"]
+Classes = Annotated[tuple[Annotated[int, Field(strict=True)] | Text, ...], Field(min_length=2)]
+
+
+class Splits(_Section):
+    train: Text = "train"
+    test: Text = "test"
+
+
+class Files(_Section):
+    train: Path | None = None
+    test: Path | None = None
+
+
+class Corpus(_Section):
+    name: Text = "docstrings"
+    subset: Text | None = None
+    splits: Splits = Splits()
+    files: Files = Files()
+    text_column: Text = "text"
+    label_column: Text = "label"
+    classes: Classes | None = None
+    train_rows: Count | None = None
+    test_rows: Count | None = None
+    seed: Seed = 0
+
+
+class Partition(_Section):
+    kind: Literal["dirichlet", "iid", "shards"] | Reference = "dirichlet"
+    min_client_rows: Annotated[int, Field(strict=True, ge=0)] = 0
+    shards_per_client: Count = 2
+    holdout_fraction: Fraction = 0.0
+
+
+class Local(_Section):
+    """Local training; the defaults are the published TextCNN values."""
+
+    epochs: Count = 5
+    batch_size: Count = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    drop_ragged: bool = True
+    objective: Literal["cross_entropy", "fedprox"] | Reference = "cross_entropy"
+    mu: NonNegative = 0.0
+
+
+class TextCNN(_Section):
+    architecture: Literal["textcnn"] = "textcnn"
+    max_length: Count = 64
+    vocabulary_size: Count = 20_000
+    embedding_size: Count = 128
+    filters: Count = 100
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (3, 4, 5)
+    dropout: Fraction = 0.5
+    compute_dtype: ComputeType = "float32"
+    local: Local = Local()
+
+
+class Transformer(_Section):
+    architecture: Literal["transformer"] = "transformer"
+    weights: Text
+    max_length: Count = 64
+    lora_rank: Count = 8
+    lora_alpha: Positive = 16.0
+    lora_dropout: Fraction = 0.1
+    dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.1
+    head_dropout: Fraction = 0.2
+    compute_dtype: ComputeType = "float32"
+    local: Local = Local()
+
+
+class CustomModel(_Section):
+    architecture: Reference
+    max_length: Count = 64
+    vocabulary_size: Count = 20_000
+    options: dict[str, JsonValue] = {}  # handed to the function
+    local: Local = Local()
+
+
+# Data to a compiled program, except that a rate of 0 draws no random bits.
+DROPOUT_RATES = ("dropout", "lora_dropout", "attention_dropout", "head_dropout")
+# The published DistilBERT values, where they differ from TextCNN's.
+_ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-5, "momentum": 0.0, "weight_decay": 0.01}
+DISTILBERT = {"epochs": 1, "batch_size": 16, "drop_ragged": False} | _ADAMW
+PRESETS: dict[str, dict[str, Any]] = {
+    "textcnn": {"architecture": "textcnn"},
+    "distilbert": {"architecture": "transformer", "weights": "distilbert-base-uncased"},
+    "minilm": {"architecture": "transformer", "weights": "sentence-transformers/all-MiniLM-L6-v2"},
+}
+
+
+def _parse_model(model: Any) -> Any:
+    chosen = str(model.get("architecture")) if isinstance(model, Mapping) else ""
+    schemas: dict[str, type[BaseModel]] = {"textcnn": TextCNN, "transformer": Transformer}
+    if chosen not in schemas and ":" not in chosen:
+        raise ValueError(f"needs architecture=textcnn, transformer or module:function; known: {list(PRESETS)}")
+    return schemas.get(chosen, CustomModel).model_validate(model)
+
+
+Model = TextCNN | Transformer | CustomModel
+_Parsed = Annotated[Model, BeforeValidator(_parse_model)]
+Models = Annotated[dict[str, _Parsed], BeforeValidator(lambda models: merge(PRESETS, models or {}))]
+
+
+class Point(_Section):
+    name: Text
+    corpus: Corpus = Corpus()
+    model: Text = "textcnn"
+    rule: Rule = "fedavg"
+    alpha: Positive = 0.1
+    num_clients: Count = 10
+    participation: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    rounds: Count = 50
+    partition: Partition = Partition()
+    partition_seed: Seed = 42
+    seed: Seed = 42
+    min_participant_rows: Count = 1
+    protocols: Protocols = ("train_rows", "label_filtered", "label_matched", "global")
+
+
+class Cell(Point):
+    """One point of the grid with every value settled; `local` is the only place of local hyper-parameters."""
+
+    architecture: Model
+    local: Local
+
+
+class Experiment(Point):
+    """One study: a base point and a `grid` of lists whose product are its cells."""
+
+    models: Models = Field(default={}, validate_default=True)
+    local: Local = Local()
+    lanes: Count | Literal["auto"] = "auto"
+    checkpoints_kept: Count = 2
+    grid: Annotated[dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]], BeforeValidator(axes)] = {}
