@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from fedjax_paradox.errors import InputError
 
-_NAME, _MANTISSA, _EXPONENT = r"[A-Za-z_]\w*", r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", "[eE][-+]?[0-9]+"
+_NAME, _MANTISSA, _EXPONENT = r"[A-Za-z_]\w*", r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)", "[eE][-+]?[0-9]+"
 _SETTING = rf"\s*({_NAME})\s*=\s*({_MANTISSA}(?:{_EXPONENT})?)\s*"
 _CALL = re.compile(rf"\s*({_NAME}(?:\.{_NAME})*(?::{_NAME})?)\s*(?:\(\s*\)|\(({_SETTING}(?:,{_SETTING})*)\))?\s*")
 

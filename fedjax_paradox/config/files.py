@@ -8,28 +8,43 @@ from typing import Any
 
 import yaml
 
-from fedjax_paradox.config.dialect import Dumper, axes, joined, leaves, merge, nest, parse_override, parse_yaml
+from fedjax_paradox.config.dialect import (
+    Dumper,
+    flat_grid,
+    joined,
+    leaves,
+    merge,
+    nest,
+    parse_override,
+    read_yaml,
+    refuse_twice,
+)
 from fedjax_paradox.config.grid import cells
 from fedjax_paradox.config.schema import Experiment
 from fedjax_paradox.config.validation import validated
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.text import printable
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """The YAML file at `path` under `key=value` overrides (values are YAML), every cell checked; or InputError."""
-    try:
-        data = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; give the path of a UTF-8 text file") from error
+    data = read_yaml(Path(path))
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold `key: value` lines, such as `name: study` (got {data!r:.80})")
-    data["grid"] = axes(data.get("grid"))
+    lines = list(itertools.starmap(_nested, data.items()))
+    keys = [key for line in lines for top, value in line.items() for key, _ in leaves(value, top)]
+    refuse_twice(keys, str(path))
     assignments = [parse_override(text) for text in overrides]
-    lines = [(str(key), value) for key, value in data.items()]
-    experiment = validated(reduce(merge, itertools.starmap(nest, lines + assignments), {}), str(path))
+    experiment = validated(reduce(merge, [*lines, *itertools.starmap(_nested, assignments)], {}), str(path))
     _refuse_masked(assignments, experiment.grid)
     cells(experiment)
     return experiment
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A line of the file or an override as nested mappings, axes of the grid by their one dotted key."""
+    data = nest(key, value)
+    return {"grid": flat_grid(data["grid"])} if data.get("grid") is not None else data
 
 
 def to_yaml(experiment: Experiment) -> str:
@@ -47,5 +62,6 @@ def _refuse_masked(assignments: Sequence[tuple[str, Any]], grid: Mapping[str, An
     found = [leaf for key, value in assignments for leaf in leaves(value, key)]
     for (key, value), axis in itertools.product(found, grid):
         if any(f"{key}.".startswith(f"{swept}.") for swept in joined(axis)):
+            key, value, axis = (printable(str(part)[:80]) for part in (key, value, axis))
             remedy = f"write grid.{axis}=[{value}], or drop the axis: grid.{axis}=null"
             raise InputError(f"the override {key}={value} has no effect, the grid sweeps {axis}; {remedy}")
