@@ -2,13 +2,37 @@
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
-from fedjax_paradox.config.calls import format_call, parse_call
 from fedjax_paradox.config.dialect import axes, merge
+from fedjax_paradox.config.values import (
+    Amount,
+    Classes,
+    ComputeType,
+    Count,
+    Epochs,
+    File,
+    Fraction,
+    Length,
+    Name,
+    NonNegative,
+    Options,
+    Positive,
+    Protocols,
+    Rate,
+    Reference,
+    Rows,
+    Rule,
+    Seed,
+    Size,
+    Text,
+    Vocabulary,
+    Widths,
+)
+
+_SHORT = {"lr": "learning_rate", "wd": "weight_decay"}
 
 
 def _paths(schema: Any, prefix: str = "") -> list[str]:
@@ -25,24 +49,9 @@ class _Section(BaseModel):
     def _known_keys_only(cls, data: Any) -> Any:
         for key in data if isinstance(data, Mapping) else ():
             if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), _paths(cls), n=1, cutoff=0)
-                raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+                near = difflib.get_close_matches(_SHORT.get(key, key[:80]), _paths(cls), n=1, cutoff=0)
+                raise ValueError(f"unknown key {key!r:.80}; did you mean {near[0]!r}?")
         return {} if data is None else data
-
-
-# Strict, since YAML's true is no number and its '3' is text.
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Seed = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Reference = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # a person's own package.module:function
-Rule = Annotated[Text, AfterValidator(lambda text: format_call(*parse_call(text)))]
-Protocol = Literal["train_rows", "label_filtered", "label_matched", "holdout", "global"] | Reference
-Protocols = Annotated[tuple[Protocol, ...], Field(min_length=1)]
-ComputeType = Literal["float32", "bfloat16"]
-Classes = Annotated[tuple[Annotated[int, Field(strict=True)] | Text, ...], Field(min_length=2)]
 
 
 class Splits(_Section):
@@ -51,8 +60,8 @@ class Splits(_Section):
 
 
 class Files(_Section):
-    train: Path | None = None
-    test: Path | None = None
+    train: File | None = None
+    test: File | None = None
 
 
 class Corpus(_Section):
@@ -63,25 +72,25 @@ class Corpus(_Section):
     text_column: Text = "text"
     label_column: Text = "label"
     classes: Classes | None = None
-    train_rows: Count | None = None
-    test_rows: Count | None = None
+    train_rows: Rows | None = None
+    test_rows: Rows | None = None
     seed: Seed = 0
 
 
 class Partition(_Section):
     kind: Literal["dirichlet", "iid", "shards"] | Reference = "dirichlet"
-    min_client_rows: Annotated[int, Field(strict=True, ge=0)] = 0
-    shards_per_client: Count = 2
+    min_client_rows: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    shards_per_client: Amount = 2
     holdout_fraction: Fraction = 0.0
 
 
 class Local(_Section):
     """Local training; the defaults are the published TextCNN values."""
 
-    epochs: Count = 5
-    batch_size: Count = 32
+    epochs: Epochs = 5
+    batch_size: Size = 32
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Positive = 0.01
+    learning_rate: Rate = 0.01
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     drop_ragged: bool = True
@@ -91,11 +100,11 @@ class Local(_Section):
 
 class TextCNN(_Section):
     architecture: Literal["textcnn"] = "textcnn"
-    max_length: Count = 64
-    vocabulary_size: Count = 20_000
-    embedding_size: Count = 128
-    filters: Count = 100
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (3, 4, 5)
+    max_length: Length = 64
+    vocabulary_size: Vocabulary = 20_000
+    embedding_size: Size = 128
+    filters: Size = 100
+    widths: Widths = (3, 4, 5)
     dropout: Fraction = 0.5
     compute_dtype: ComputeType = "float32"
     local: Local = Local()
@@ -104,9 +113,9 @@ class TextCNN(_Section):
 class Transformer(_Section):
     architecture: Literal["transformer"] = "transformer"
     weights: Text
-    max_length: Count = 64
-    lora_rank: Count = 8
-    lora_alpha: Positive = 16.0
+    max_length: Length = 64
+    lora_rank: Size = 8
+    lora_alpha: Rate = 16.0
     lora_dropout: Fraction = 0.1
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
@@ -117,9 +126,9 @@ class Transformer(_Section):
 
 class CustomModel(_Section):
     architecture: Reference
-    max_length: Count = 64
-    vocabulary_size: Count = 20_000
-    options: dict[str, JsonValue] = {}  # handed to the function
+    max_length: Length = 64
+    vocabulary_size: Vocabulary = 20_000
+    options: Options = {}  # handed to the function
     local: Local = Local()
 
 
@@ -145,28 +154,29 @@ def _parse_model(model: Any) -> Any:
 
 Model = TextCNN | Transformer | CustomModel
 _Parsed = Annotated[Model, BeforeValidator(_parse_model)]
-Models = Annotated[dict[str, _Parsed], BeforeValidator(lambda models: merge(PRESETS, models or {}))]
+Models = Annotated[dict[Text, _Parsed], BeforeValidator(lambda models: merge(PRESETS, models or {}))]
 
 
 class Point(_Section):
-    name: Text
+    name: Name
     corpus: Corpus = Corpus()
     model: Text = "textcnn"
     rule: Rule = "fedavg"
     alpha: Positive = 0.1
-    num_clients: Count = 10
+    num_clients: Amount = 10
     participation: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
-    rounds: Count = 50
+    rounds: Amount = 50
     partition: Partition = Partition()
     partition_seed: Seed = 42
     seed: Seed = 42
-    min_participant_rows: Count = 1
+    min_participant_rows: Rows = 1
     protocols: Protocols = ("train_rows", "label_filtered", "label_matched", "global")
 
 
 class Cell(Point):
     """One point of the grid with every value settled; `local` is the only place of local hyper-parameters."""
 
+    name: str
     architecture: Model
     local: Local
 
@@ -176,6 +186,7 @@ class Experiment(Point):
 
     models: Models = Field(default={}, validate_default=True)
     local: Local = Local()
-    lanes: Count | Literal["auto"] = "auto"
-    checkpoints_kept: Count = 2
+    lanes: Size | Literal["auto"] = "auto"
+    checkpoints_kept: Amount = 2
+    max_cells: Annotated[Count, Field(le=100_000)] = 10_000
     grid: Annotated[dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]], BeforeValidator(axes)] = {}
