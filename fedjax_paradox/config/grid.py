@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Hashable, Iterable
 from functools import reduce
 from typing import Any
@@ -13,21 +14,37 @@ from fedjax_paradox.config.dialect import joined, merge, nest
 from fedjax_paradox.config.schema import DISTILBERT, DROPOUT_RATES, Cell, Experiment, Local, Point, Transformer
 from fedjax_paradox.config.validation import validated
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.text import printable
 
 
 def cells(experiment: Experiment) -> list[Cell]:
-    """The product of the grid's axes, the last one fastest; InputError for an invalid or repeated cell."""
+    """The product of the grid's axes, the last one fastest; InputError for an invalid or repeated cell, or too many."""
+    _refuse_many(experiment)
     base = experiment.model_dump(exclude={"grid"}, exclude_unset=True)
     found: dict[str, Cell] = {}
+    named: dict[str, dict[str, Any]] = {}
     for values in itertools.product(*experiment.grid.values()):
         settings = dict(itertools.chain.from_iterable(map(_settings, experiment.grid, values)))
         data = reduce(merge, itertools.starmap(nest, settings.items()), base)
-        cell = _cell(validated(data, f"the cell {settings}"), settings)
+        cell = _cell(validated(data, f"the cell {settings!s:.200}"), settings)
         _refuse_contradictions(cell)
         twin = found.setdefault(_canonical(cell, {"name"}), cell)
         if twin is not cell:
-            raise InputError(f"cells {twin.name!r} and {cell.name!r} are the same run; remove one from the grid")
+            pair = f"cells {twin.name!r:.200} and {cell.name!r:.200}"
+            raise InputError(f"{pair} are the same run; remove one from the grid")
+        other = named.setdefault(cell.name, settings)
+        if other is not settings:
+            pair = f"{other!s:.200} and {settings!s:.200}"
+            raise InputError(f"two cells have the name {cell.name!r:.200}: {pair}; spell one of the values differently")
     return list(found.values())
+
+
+def _refuse_many(experiment: Experiment) -> None:
+    lengths = [len(values) for values in experiment.grid.values()]
+    count, axes = math.prod(lengths), " x ".join(map(str, lengths))
+    if count > experiment.max_cells:
+        told = f"{axes:.80} = {count:,} cells, and max_cells is {experiment.max_cells:,}"
+        raise InputError(f"the grid has {told}; leave out an axis or values, or raise max_cells")
 
 
 def _settings(axis: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -35,7 +52,9 @@ def _settings(axis: str, value: Any) -> Iterable[tuple[str, Any]]:
     keys = joined(axis)
     values = [value] if len(keys) == 1 else value
     if not isinstance(values, list) or len(values) != len(keys):
-        raise InputError(f"grid.{axis} needs lists of {len(keys)} values, one for each key (got {value!r:.80})")
+        raise InputError(
+            f"grid.{printable(axis[:80])} needs lists of {len(keys)} values, one for each key (got {value!r:.80})"
+        )
     return zip(keys, values, strict=True)
 
 
@@ -44,10 +63,12 @@ def _cell(point: Experiment, axes: Iterable[str]) -> Cell:
     # Named in the order of the schema, so that the order of the file changes nothing.
     axes = sorted(axes, key=lambda axis: (order.index(axis.split(".")[0]), axis))
     values = (reduce(lambda at, key: dict(at)[key], axis.split("."), point) for axis in axes)
-    name = ",".join(map("{}={}".format, axes, values)) or "single"
+    name = ",".join(f"{printable(axis)}={_spelt(value)}" for axis, value in zip(axes, values, strict=True)) or "single"
     model, known = point.models.get(point.model), ", ".join(point.models)
     if model is None:
-        raise InputError(f"cell {name!r}: model must be one of {known}, or be under models (got {point.model!r})")
+        raise InputError(
+            f"cell {name!r:.200}: model must be one of {known:.200}, or be under models (got {point.model!r:.80})"
+        )
     published = DISTILBERT if isinstance(model, Transformer) else {}
     own, general = (layer.model_dump(exclude_unset=True) for layer in (model.local, point.local))
     shared = {key: getattr(point, key) for key in Point.model_fields} | {"name": name}
@@ -56,16 +77,22 @@ def _cell(point: Experiment, axes: Iterable[str]) -> Cell:
     return Cell(**shared, architecture=architecture, local=Local(**{**published, **own, **general}))
 
 
+def _spelt(value: Any) -> str:
+    """A value within the name of a cell; a null is None, and the text None has quotes."""
+    shown = printable(str(value))
+    return f"'{shown}'" if value is not None and shown == "None" else shown
+
+
 def _refuse_contradictions(cell: Cell) -> None:
     files, mu, problem = cell.corpus.files, cell.local.mu, ""
     if (files.train is None) != (files.test is None):
-        problem = f"set both corpus.files.train and corpus.files.test, or neither (got {files})"
+        problem = f"set both corpus.files.train and corpus.files.test, or neither (got {files!s:.200})"
     if "holdout" in cell.protocols and cell.partition.holdout_fraction == 0:
         problem = "protocol holdout needs partition.holdout_fraction above 0 (got 0.0); set it to 0.1"
     if mu > 0 and cell.local.objective == "cross_entropy":
         problem = f"cross_entropy has no proximal term; set local.objective=fedprox (got local.mu={mu})"
     if problem:
-        raise InputError(f"cell {cell.name!r}: {problem}")
+        raise InputError(f"cell {cell.name!r:.200}: {problem}")
 
 
 def _canonical(part: BaseModel, exclude: Any = None) -> str:
