@@ -146,6 +146,8 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
             raise TypeError("aggregate must return (next globals, next state)")
         _check_alike("init of the state and the next state", state, result[1])
         _check_alike("the global leaves and the next globals", clients.start, result[0])
+        if rule.ahead and rule.weights is None:
+            raise TypeError("a rule that is known `ahead` must have `weights`")
         if rule.weights is not None:
             weights = rule.weights(clients, clients.start)
             _check_alike(

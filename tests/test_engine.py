@@ -94,7 +94,7 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
     lane = schedule.lane_of([len(job.steps) for job in jobs], lanes.loss.shape[0])
     device.flat[[job.slot for job in jobs]] = lane * engine.devices // lanes.loss.shape[0]
     people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, device)
-    buffer, weights = engine.begin(globals_, buffer, people)
+    buffer, weights, _ = engine.begin(globals_, buffer, people)
     trained = 0
     for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
         lanes, count = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
@@ -110,7 +110,7 @@ def stack(trees):
 
 def kept(rule):
     """The same rule, asking for every client's leaves."""
-    return lambda: rule()._replace(weights=None)
+    return lambda: rule()._replace(ahead=False)
 
 
 def engine_for(cells, table=None, rule=rules.fedavg):
@@ -200,7 +200,7 @@ def test_clients_in_another_order_with_their_own_shuffles():
         rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
         counts, nobody = np.zeros((1, 3, CLASSES), np.float32), np.zeros((1, 3), np.int32)
         people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), nobody)
-        buffer, weights = engine.begin(globals_, buffer, people)
+        buffer, weights, _ = engine.begin(globals_, buffer, people)
         for chunk in schedule.chunks(jobs, 2, 1):
             lanes, _ = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
             buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
@@ -289,11 +289,14 @@ def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan(rule, table):
     job = schedule.Job(1, 2, 0, 1, np.zeros((1, BATCH), np.int32))
     (chunk,) = schedule.chunks([job], 1, 1)
     for lanes, first in ((engine.start(globals_, 1, 4)[0], 0.0), (poisoned_lane(engine, globals_, table), np.nan)):
-        buffer, weights = engine.begin(globals_, engine.start(globals_, 1, 4)[1], people)
+        buffer, weights, _ = engine.begin(globals_, engine.start(globals_, 1, 4)[1], people)
         buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
-        new, _, losses = engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)
-        np.testing.assert_array_equal(losses, [[0, 0], [first, 0]])
-        assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(new))  # the other cell goes on
+        new, _, outcome = engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)
+        np.testing.assert_array_equal(outcome.loss, [[0, 0], [first, 0]])
+        assert outcome.finite.tolist() == [True, bool(first == 0)]
+        if first != 0:  # the cell stays as it was before the round, and the other goes on
+            chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[1], new), cells[1].start)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
 
 
 def test_masked_rows_leak_neither_value_nor_gradient():

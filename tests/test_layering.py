@@ -13,7 +13,7 @@ CORE = ("federated/types.py",)
 ALLOWED = {
     "errors.py": ((), ()),
     "text.py": ((), ()),
-    "config/": (("config/",), ("pydantic", "pydantic_core", "yaml")),
+    "config/": (("config/", "text.py"), ("pydantic", "pydantic_core", "yaml")),
     "data/partition.py": ((), ("numpy",)),
     "data/": (("data/",), ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow")),
     "models/": (("models/",), ("jax", "flax", "numpy", "safetensors", "huggingface_hub", "ml_dtypes")),

@@ -85,6 +85,11 @@ def frozen_head(loss, params, start, hyper):
     return loss + 100.0 * jnp.sum(jnp.square(params["head"] - start["head"]))
 
 
+def l2(loss, params, start, hyper):
+    """The loss and 0.05 ||w||^2, whose gradient is that of a weight decay of 0.1."""
+    return loss + 0.05 * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+
+
 def first_row(view):
     """Each client's first train row alone."""
     first = [rows[:1] for rows in view.train_rows]
