@@ -68,7 +68,7 @@ def test_every_format_gives_the_same_texts_labels_and_fingerprint(tmp_path, cach
     assert texts.train_labels.dtype == texts.test_labels.dtype == np.int32
     assert texts.classes == ("0", "1", "2")
     assert texts.fingerprint == reference.fingerprint
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 def test_fingerprint_sees_every_text_label_border_and_split(tmp_path, cache):
@@ -173,7 +173,7 @@ def test_a_class_may_be_missing_in_the_test_split_only(tmp_path, cache):
         ([0, 1, 1, 1], [0, 1, 2], "every class needs a train row.* 2; leave it out"),
         ([0, 1, 1, 1], [0, 1, 0], "must differ"),
         ([0, 0, 0, 0], None, "two classes"),
-        ([0.0, 1.0, 0.0, 1.0], None, "integers or strings: .* float64"),
+        ([0.0, 1.0, 0.0, 1.0], None, r"integers or all strings: .* float: .* 4 row\(s\)"),
         (
             ["a", None, "b", None],
             None,
@@ -181,7 +181,7 @@ def test_a_class_may_be_missing_in_the_test_split_only(tmp_path, cache):
         ),
         ([0, None, 1, 1], None, "label missing"),
         (["a", "", "b", "b"], None, "label missing"),
-        ([["a"], ["b"], ["a"], ["b"]], None, "integers or strings"),
+        ([["a"], ["b"], ["a"], ["b"]], None, "integers or all strings: .* list: "),
     ],
 )
 def test_unusable_labels(tmp_path, cache, labels, classes, rule):
@@ -219,7 +219,7 @@ def test_unusable_class_label_features(tmp_path, cache, labels, classes, rule):
             r"empty text in column 'text'.*2 row\(s\).*: 2, 3; remove",
         ),
         ("rows.csv", "text,label\na,0\nb,\n", "label missing.*: 2;"),
-        ("rows.csv", "text,label\n1,0\n2,1\n", "texts must be strings.*int64"),
+        ("rows.csv", "text,label\n1,0\n2,1\n", r"texts must be strings.* int: .*2 row\(s\).*: 1, 2;"),
         ("rows.csv", "text,label\na,0\nb,1,2,3\n", "no rows that can be read as csv.*line 3"),
         ("rows.csv", "text,label\nÄ,0\n".encode("latin1"), "UTF-8: .*rows.csv, line 2, .*iconv"),
         ("rows.jsonl", '{"text": "é", "label": 0}'.encode("latin1"), "UTF-8"),
@@ -435,7 +435,7 @@ def test_a_damaged_token_file_is_made_again(cache, caplog):
         assert path.read_bytes() != content
     np.savez(path, train=first.train_tokens[:1], test=first.test_tokens, vocabulary_size=5)
     np.testing.assert_array_equal(word_corpus(texts, 5, 4, cache).train_tokens, first.train_tokens)
-    assert "instead of int32(3, 4)" in caplog.text
+    assert "is damaged" in caplog.text
     assert list(cache.iterdir()) == [path]
 
 

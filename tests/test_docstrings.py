@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from fedjax_paradox.cachefiles import write_atomically
 from fedjax_paradox.data import docstrings
 from fedjax_paradox.data.docstrings import (
     CLASSES,
@@ -14,7 +15,6 @@ from fedjax_paradox.data.docstrings import (
     label_paragraphs,
     package_paragraphs,
     split_paragraphs,
-    write_atomically,
 )
 
 PROSE = "This sentence number {} is a piece of real English prose."

@@ -15,8 +15,15 @@ ALLOWED = {
     "text.py": ((), ()),
     "config/": (("config/", "text.py"), ("pydantic", "pydantic_core", "yaml")),
     "data/partition.py": ((), ("numpy",)),
-    "data/": (("data/",), ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow")),
-    "models/": (("models/",), ("jax", "flax", "numpy", "safetensors", "huggingface_hub", "ml_dtypes")),
+    "cachefiles.py": ((), ()),
+    "data/": (
+        ("data/", "cachefiles.py", "text.py"),
+        ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow"),
+    ),
+    "models/": (
+        ("models/", "cachefiles.py", "text.py"),
+        ("jax", "flax", "numpy", "safetensors", "huggingface_hub", "ml_dtypes"),
+    ),
     "federated/types.py": ((), ("jax",)),
     "federated/schedule.py": ((), ("numpy",)),
     "federated/local.py": (CORE, ("jax", "optax")),

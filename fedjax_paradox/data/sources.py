@@ -1,14 +1,14 @@
 """Where texts come from: the built-in corpus, local files, the Hugging Face hub. Labels are not yet numbered."""
 
-import glob
 import logging
-import tempfile
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from fedjax_paradox.data import docstrings
+from fedjax_paradox.data.files import Table, python_values, read_table, refuse
 from fedjax_paradox.errors import InputError
 
 HUB_ALIASES = {"ag_news": "fancyzhx/ag_news", "sentiment140": "stanfordnlp/sentiment140"}
@@ -16,15 +16,7 @@ HUB_ALIASES = {"ag_news": "fancyzhx/ag_news", "sentiment140": "stanfordnlp/senti
 _LOGGER = logging.getLogger(__name__)
 _HUB_SECONDS = 5.0
 _PARQUET_CONVERSION = "refs/convert/parquet"  # the hub's own copy of data sets that are loading scripts
-# The empty field alone means "missing": pandas would also take texts such as "NA" or "None" for it.
-_CSV = {"keep_default_na": False, "na_values": [""]}
-_READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".parquet": ("parquet", {}),
-    ".csv": ("csv", _CSV),
-    ".tsv": ("csv", {**_CSV, "sep": "\t"}),
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-}
+_HALF = re.compile("[\ud800-\udfff]")  # JSON can name half a character; UTF-8 cannot
 
 Label = int | str
 
@@ -61,46 +53,8 @@ def _datasets() -> Any:
     return datasets
 
 
-def read_file(path: Path, text_column: str, label_column: str, cache: Path) -> Rows:
-    datasets = _datasets()
-    builder, options = _check_file(path)
-    files = {"train": glob.escape(str(path.resolve()))}  # or `datasets` reads data1.csv for data[1].csv
-    cache.mkdir(parents=True, exist_ok=True)
-    # A folder of its own: `datasets` takes a file with the same path and time stamp for the same content.
-    with tempfile.TemporaryDirectory(dir=cache, prefix="reading-") as scratch:
-        try:
-            with _offline(datasets):  # or `datasets` counts its use at the hub
-                dataset = datasets.load_dataset(builder, data_files=files, split="train", cache_dir=scratch, **options)
-        except (datasets.exceptions.DatasetsError, ValueError) as error:
-            raise InputError(
-                f"{path} has no rows that can be read as {builder}: {error.__cause__ or error}; repair it"
-            ) from error
-        return _extract(dataset, str(path), text_column, label_column)
-
-
-def _check_file(path: Path) -> tuple[str, dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}; correct corpus.files.train / corpus.files.test")
-    if path.suffix.lower() not in _READERS:
-        raise InputError(f"unsupported suffix {path.suffix!r} of {path}: convert it to {', '.join(_READERS)}")
-    if path.stat().st_size == 0:
-        raise InputError(f"empty file: {path}; a split needs rows")
-    builder, options = _READERS[path.suffix.lower()]
-    if builder != "parquet":
-        _check_utf8(path)
-    return builder, options
-
-
-def _check_utf8(path: Path) -> None:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"text must be UTF-8: {path}, line {number}, {error}; convert the file, for example with "
-                    "`iconv -f latin1 -t utf-8`"
-                ) from error
+def read_file(path: Path, text_column: str, label_column: str) -> Rows:
+    return _extract(read_table(path, (text_column, label_column)), str(path), text_column, label_column)
 
 
 def read_hub(name: str, subset: str | None, splits: tuple[str, str], text_column: str, label_column: str) -> list[Rows]:
@@ -122,8 +76,14 @@ def read_hub(name: str, subset: str | None, splits: tuple[str, str], text_column
             f"cannot read {repository}, subset {subset}, splits {splits}: {error}; correct corpus.subset or "
             "corpus.splits"
         ) from error
+    except OSError as error:
+        raise InputError(
+            f"{repository} cannot be kept in the hub's cache ({error}); point HF_HOME to a folder with room, or give "
+            "local files with corpus.files.train=... corpus.files.test=..."
+        ) from error
     sources = [f"{repository} {split}" for split in splits]
-    return [_extract(d, s, text_column, label_column) for d, s in zip(loaded, sources, strict=True)]
+    tables = [_table(d, s, (text_column, label_column)) for d, s in zip(loaded, sources, strict=True)]
+    return [_extract(t, s, text_column, label_column) for t, s in zip(tables, sources, strict=True)]
 
 
 def _hub_arguments(repository: str, subset: str | None) -> dict[str, Any]:
@@ -171,60 +131,66 @@ def _offline(datasets: Any) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _extract(dataset: Any, source: str, text_column: str, label_column: str) -> Rows:
-    """The two columns of a `datasets.Dataset`, checked."""
+def _table(dataset: Any, source: str, wanted: Sequence[str]) -> Table:
+    """The columns of a `datasets.Dataset`."""
+    names = list(dataset.column_names)
+    arrow = dataset.with_format("arrow")[:]
+    columns = {name: python_values(arrow.column(name), source, name) for name in wanted if name in names}
+    classes = {name: getattr(dataset.features[name], "names", None) for name in columns}
+    return Table(names, columns, {name: tuple(found) for name, found in classes.items() if found})
+
+
+def _extract(table: Table, source: str, text_column: str, label_column: str) -> Rows:
+    """The two columns of a table, checked."""
     for column, option in ((text_column, "corpus.text_column"), (label_column, "corpus.label_column")):
-        if column not in dataset.column_names:
-            raise InputError(f"no column {column!r} in {source}: set {option} to one of {dataset.column_names}")
-    if len(dataset) == 0:
+        if column not in table.names:
+            raise InputError(f"no column {column!r} in {source}: set {option} to one of {table.names}")
+    texts, labels = table.columns[text_column], table.columns[label_column]
+    if not texts:
         raise InputError(f"empty file: {source} has no rows; a split needs rows")
-    labels, names = _extract_labels(dataset, source, label_column)
-    return Rows(source, _extract_texts(dataset, source, text_column), labels, names)
+    names = table.classes.get(label_column)
+    _check_labels(labels, source, label_column, names)
+    _check_texts(texts, source, text_column)
+    if names:
+        return Rows(source, texts, [names[value] for value in labels], names)
+    return Rows(source, texts, [int(value) if isinstance(value, bool) else value for value in labels], None)
 
 
-def _extract_texts(dataset: Any, source: str, column: str) -> list[str]:
-    dtype = _dtype(dataset, column)
-    if not ("string" in dtype or dtype == "null"):
-        raise InputError(f"texts must be strings: column {column!r} of {source} is {dtype}; set corpus.text_column")
-    texts = _column(dataset, source, column)
+def _check_texts(texts: list[Any], source: str, column: str) -> None:
+    foreign = [row for row, text in enumerate(texts) if not isinstance(text, str | None)]
+    if foreign:
+        rule = f"texts must be strings: column {column!r} has {_types(texts, foreign)}"
+        refuse(source, foreign, rule, "set corpus.text_column or remove the rows")
     empty = [row for row, text in enumerate(texts) if text is None or not text.strip()]
     if empty:
         refuse(source, empty, f"empty text in column {column!r}", "remove the rows")
-    return texts
+    _check_unicode(texts, source, column)
 
 
-def _extract_labels(dataset: Any, source: str, column: str) -> tuple[list[Label], tuple[str, ...] | None]:
-    names = tuple(getattr(dataset.features[column], "names", None) or ()) or None
-    values = _column(dataset, source, column)
+def _check_labels(labels: list[Any], source: str, column: str, names: tuple[str, ...] | None) -> None:
     # -1 is how a ClassLabel says that the label is withheld; x != x is NaN.
-    missing = [row for row, x in enumerate(values) if x is None or x != x or x == "" or (names and x < 0)]
+    missing = [row for row, x in enumerate(labels) if x is None or x != x or x == "" or (names and x == -1)]
     if missing:
         refuse(source, missing, f"label missing in column {column!r}", "fill it in or remove the rows")
-    dtype = _dtype(dataset, column)
-    if not ("string" in dtype or "int" in dtype or dtype == "bool"):
-        raise InputError(
-            f"labels must be integers or strings: column {column!r} of {source} is {dtype}; convert it or "
-            "set corpus.label_column"
-        )
+    common = type(labels[0])
+    foreign = [row for row, x in enumerate(labels) if type(x) is not common or common not in (str, int, bool)]
+    if foreign:
+        kinds = _types(labels, [0, *foreign])
+        rule = f"labels must be all integers or all strings: column {column!r} has {kinds}"
+        refuse(source, foreign, rule, "convert them or set corpus.label_column")
     if names:
-        return [names[value] for value in values], names
-    return [int(value) if dtype == "bool" else value for value in values], None
+        outside = [row for row, x in enumerate(labels) if not 0 <= x < len(names)]
+        if outside:
+            refuse(source, outside, f"label outside the {len(names)} names of column {column!r}", "correct the rows")
+    if common is str:
+        _check_unicode(labels, source, column)
 
 
-def _dtype(dataset: Any, column: str) -> str:
-    return getattr(dataset.features[column], "dtype", "nested")
+def _types(values: list[Any], rows: Sequence[int]) -> str:
+    return " and ".join(sorted({type(values[row]).__name__ for row in rows}))
 
 
-def _column(dataset: Any, source: str, column: str) -> list[Any]:
-    values = []
-    for row, value in enumerate(dataset.with_format("arrow")[:].column(column)):
-        try:
-            values.append(value.as_py())
-        except UnicodeDecodeError as error:
-            refuse(source, [row], f"column {column!r} must be UTF-8, {error}", "convert it before it is written")
-    return values
-
-
-def refuse(source: str, rows: Sequence[int], rule: str, remedy: str) -> NoReturn:
-    shown = ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    raise InputError(f"{rule}: {source}, {len(rows)} row(s), counted from 1: {shown}; {remedy}")
+def _check_unicode(values: list[str], source: str, column: str) -> None:
+    halves = [row for row, value in enumerate(values) if not value.isascii() and _HALF.search(value)]
+    if halves:
+        refuse(source, halves, f"half of a surrogate pair in column {column!r}", "escape the whole character or none")

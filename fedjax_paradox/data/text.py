@@ -3,7 +3,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.text import printable
 
 PADDING, UNKNOWN = "<pad>", "<unk>"  # no word: words have letters only
 PADDING_ID, UNKNOWN_ID = 0, 1
@@ -57,10 +59,24 @@ def load_wordpiece(folder: Path) -> Tokenizer:
     `vocab.txt` as BERT uncased. Raises InputError if the folder has neither or they are not WordPiece.
     """
     path = wordpiece_file(folder)
-    tokenizer = _from_json(path) if path.suffix == ".json" else _from_vocabulary(path)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    with _refusing(path):
+        tokenizer = _from_json(path) if path.suffix == ".json" else _from_vocabulary(path)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     return tokenizer
+
+
+@contextmanager
+def _refusing(path: object) -> Iterator[None]:
+    """InputError for whatever the tokenizer library raises: it has no type of its own, and a panic is no Exception."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise InputError(
+            f"{path} is no tokenizer that works ({printable(str(error))[:300]}): download it again"
+        ) from error
 
 
 def wordpiece_file(folder: Path) -> Path:
@@ -82,14 +98,15 @@ def encode_wordpiece(texts: Sequence[str], tokenizer: Tokenizer, length: int) ->
     """
     if length < 3:
         raise InputError(f"[CLS] and [SEP] take two of the tokens: length {length}, use 3 or more")
-    _check_special_tokens(tokenizer)
-    own = Tokenizer.from_str(tokenizer.to_str())
-    own.enable_truncation(length)
-    own.enable_padding(length=length, pad_id=PADDING_ID, pad_token=_PAD)
-    tokens = np.empty((len(texts), length), np.int32)
-    for start in range(0, len(texts), _BATCH):
-        batch = own.encode_batch_fast(list(texts[start : start + _BATCH]))
-        tokens[start : start + _BATCH] = [encoding.ids for encoding in batch]
+    with _refusing("the checkpoint's tokenizer"):
+        _check_special_tokens(tokenizer)
+        own = Tokenizer.from_str(tokenizer.to_str())
+        own.enable_truncation(length)
+        own.enable_padding(length=length, pad_id=PADDING_ID, pad_token=_PAD)
+        tokens = np.empty((len(texts), length), np.int32)
+        for start in range(0, len(texts), _BATCH):
+            batch = own.encode_batch_fast(list(texts[start : start + _BATCH]))
+            tokens[start : start + _BATCH] = [encoding.ids for encoding in batch]
     return tokens
 
 
@@ -108,16 +125,24 @@ def _check_special_tokens(tokenizer: Tokenizer) -> None:
 def _from_json(path: Path) -> Tokenizer:
     try:
         kind = json.loads(path.read_text("utf-8"))["model"]["type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a tokenizer.json ({error!r}): download it again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not a tokenizer.json ({error!r:.200}): download it again") from error
     if kind != "WordPiece":
+        kind = printable(str(kind))[:80]
         raise InputError(f"the tokenizer must be WordPiece, {path} has {kind}: use a BERT or DistilBERT checkpoint")
     return Tokenizer.from_file(str(path))
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:
     with path.open(encoding="utf-8") as file:
-        pieces = {line.rstrip("\n"): i for i, line in enumerate(file)}
+        lines = [line.rstrip("\n") for line in file]
+    pieces = {piece: i for i, piece in enumerate(lines)}
+    if len(pieces) < len(lines):
+        line, piece = next((i, piece) for i, piece in enumerate(lines) if pieces[piece] != i)
+        raise InputError(
+            f"vocab.txt must list a piece once; {path} has {piece!r:.80} in the lines {line + 1} and "
+            f"{pieces[piece] + 1}: download it again"
+        )
     missing = [token for token in _SPECIAL_TOKENS if token not in pieces]
     if missing:
         raise InputError(f"vocab.txt must list {', '.join(_SPECIAL_TOKENS)}; {path} lacks {', '.join(missing)}")

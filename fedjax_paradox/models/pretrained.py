@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.text import printable
 
 __all__ = ["find_checkpoint", "load_checkpoint", "weights_digest"]
 
@@ -64,21 +65,24 @@ BUILT_IN = {
     },
 }
 FLOATS = ("F16", "BF16", "F32")
+LARGEST_SIZE = 2**31 - 1
+MOST_PROBLEMS = 10  # told of one file
 
 
 def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
     """The sizes and frozen float32 weights, as `distilbert.transformer` takes them.
 
     `folder` holds config.json of a `distilbert` or `bert` model and model.safetensors. BERT's token-type row
-    0 is added to every position: exact, since all tokens have type 0 here. Raises InputError listing every
-    tensor that is missing, of another shape, not of floats, or unknown.
+    0 is added to every position: exact, since all tokens have type 0 here. Raises InputError listing the
+    tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is allocated
+    before config.json and the tensors agree.
     """
     model_type, sizes = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:
         with safe_open(path, framework="flax") as file:
             return sizes, _read_tensors(file, model_type, sizes)
-    except (SafetensorError, FileNotFoundError) as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}). Download it again, unsharded."
         ) from error
@@ -87,18 +91,22 @@ def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
 def _read_config(path: Path) -> tuple[str, EncoderSizes]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}). Download it again.") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
-    if model_type not in SIZE_KEYS:
-        raise InputError(f"{path}: model_type must be distilbert or bert, got {model_type!r}.")
+    if not isinstance(model_type, str) or model_type not in SIZE_KEYS:
+        raise InputError(f"{path}: model_type must be distilbert or bert, got {model_type!r:.80}.")
     for key, value in BUILT_IN[model_type].items():
         if config.get(key, value) != value:
-            raise InputError(f"{path}: only {key}={value!r} is supported, got {config[key]!r}.")
+            raise InputError(f"{path}: only {key}={value!r} is supported, got {config[key]!r:.80}.")
     numbers = [config.get(key) for key in SIZE_KEYS[model_type]]
-    if not all(type(number) is int and number > 0 for number in numbers):
-        raise InputError(f"{path}: {', '.join(SIZE_KEYS[model_type])} must be positive integers, got {numbers}.")
-    sizes = EncoderSizes(*numbers)._replace(layer_norm_eps=config.get("layer_norm_eps", 1e-12))
+    if not all(type(number) is int and 0 < number <= LARGEST_SIZE for number in numbers):
+        keys = ", ".join(SIZE_KEYS[model_type])
+        raise InputError(f"{path}: {keys} must be positive integers below 2^31, got {numbers!r:.200}.")
+    eps = config.get("layer_norm_eps", 1e-12)
+    if type(eps) not in (int, float) or not 0 < eps < 1:
+        raise InputError(f"{path}: layer_norm_eps must be a number between 0 and 1, got {eps!r:.80}.")
+    sizes = EncoderSizes(*numbers)._replace(layer_norm_eps=eps)
     if sizes.dim % sizes.heads:
         raise InputError(f"{path}: the width {sizes.dim} must be a multiple of the {sizes.heads} heads.")
     return model_type, sizes
@@ -106,6 +114,8 @@ def _read_config(path: Path) -> tuple[str, EncoderSizes]:
 
 def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
     stored = {_normalised(name, model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
+    if sizes.layers * len(BLOCKS[model_type][1]) > len(stored):  # before the shapes of so many layers are written down
+        _refuse([f"config.json says {sizes.layers} layers, more than the {len(stored)} tensors make"])
     expected = traverse_util.flatten_dict(frozen_shapes(sizes))
     sources = {names: _tensor_name(names, model_type) for names in expected}
     shapes: dict[str, tuple[int | None, ...]] = {
@@ -119,6 +129,9 @@ def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
         return np.asarray(file.get_tensor(stored[source])).astype(np.float32)
 
     leaves = {names: read(source) for names, source in sources.items()}
+    infinite = [sources[names] for names, leaf in leaves.items() if not np.isfinite(leaf).all()]
+    if infinite:
+        _refuse([f"{name} holds values that are not finite" for name in infinite])
     if model_type == "bert":
         leaves[POSITION] += read(SEGMENTS)[:1]
     return traverse_util.unflatten_dict(
@@ -136,15 +149,22 @@ def _check(file: Any, stored: dict[str, str], shapes: dict[str, tuple[int | None
             continue
         view = file.get_slice(original)
         found, wanted = tuple(view.get_shape()), shapes[name]
-        if len(found) != len(wanted) or any(w not in (f, None) for f, w in zip(found, wanted, strict=True)):
+        if len(found) != len(wanted) or any(
+            w != f if w is not None else f < 1 for f, w in zip(found, wanted, strict=True)
+        ):
             problems.append(f"{original} has shape {found}, config.json says {wanted}")
         if view.get_dtype() not in FLOATS:
             problems.append(f"{original} has type {view.get_dtype()}, must be one of {', '.join(FLOATS)}")
     if problems:
-        raise InputError(
-            "model.safetensors does not hold the encoder that config.json describes: "
-            f"{'; '.join(problems)}. Use an unmodified DistilBERT or BERT checkpoint."
-        )
+        _refuse(problems)
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+    raise InputError(
+        "model.safetensors does not hold the encoder that config.json describes: "
+        f"{printable('; '.join(problems[:MOST_PROBLEMS] + more))}. Use an unmodified DistilBERT or BERT checkpoint."
+    )
 
 
 def _normalised(name: str, model_type: str) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Dropout, Model, Params, Rate
 
 Initializer = Callable[..., jax.Array]
@@ -131,7 +132,13 @@ def textcnn(
     tokens: i32[B, T] with T >= max(widths); 0 is padding and embeds to zero. The defaults give 2,715,104
     parameters at 20,000 words and 4 classes. Initial distributions are PyTorch's defaults. `compute_dtype`,
     `float32` or `bfloat16`: the type in which the convolutions compute; every leaf is float32.
+    Raises InputError for a width that is not positive or stands twice, since a leaf is named by its width.
     """
+    if not widths or min(widths) < 1 or len(set(widths)) < len(widths):
+        raise InputError(
+            f"the widths of a textcnn must be positive and differ, got {list(widths)}; "
+            "list each once and raise models.<name>.filters for more of one"
+        )
     module = TextCNN(vocabulary_size, num_classes, embedding_size, filters, tuple(widths))
     dtype = jnp.dtype(compute_dtype)
     shortest = jnp.zeros((1, max(widths)), jnp.int32)
