@@ -18,7 +18,7 @@ from fedjax_paradox.text import printable
 
 _LARGEST_FIELD = 2**31 - 1  # bytes of a csv field; the module's own limit is 128 KiB
 _BLANK = re.compile(r"[ \t\r\n]*")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # not 007 or +1, which are names and stay strings
+_INTEGER = re.compile(r" *(0|-?[1-9][0-9]{0,17}) *")  # not 007 or +1, which are names and stay strings
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
@@ -134,8 +134,8 @@ def _typed(values: list[str]) -> list[Any]:
     convert: Callable[[str], Any] = str
     if all(map(_INTEGER.fullmatch, written)):
         convert = int
-    # 007 and 0815 are names: without a point, an exponent or a nan nobody meant a float.
-    elif all(map(_DECIMAL.fullmatch, written)) and not all(value.isdecimal() for value in written):
+    # Without a point, an exponent or a nan nobody meant a float.
+    elif all(map(_DECIMAL.fullmatch, written)) and not all(value.lstrip("+-").isdecimal() for value in written):
         convert = float
     return [convert(value) if value else None for value in values]
 
