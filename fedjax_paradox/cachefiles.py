@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -15,7 +16,6 @@ T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 _DIGEST = hashlib.sha256().digest_size
-_SCRATCH = "reading-"  # what earlier versions called the folders in which they read files
 
 
 def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -47,7 +47,7 @@ def kept(path: Path, read: Callable[[IO[bytes]], T]) -> T | None:
             if _digest(path, file) == digest:
                 file.seek(_DIGEST)
                 return read(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         _LOGGER.warning("%s cannot be read (%s): it is made again", path, error.strerror or error)
@@ -80,14 +80,15 @@ def clear_leftovers(folder: Path) -> None:
     """Removes what killed runs of this machine were writing in a cache folder; that of live ones stays."""
     before, after = _suffix(0).rsplit("0", 1)
     mark = re.compile(re.escape(before) + r"(\d{1,9})" + re.escape(after) + "$")
-    for path in folder.glob("*"):
+    for path in folder.glob("*"):  # `reading-`: what earlier versions called the folders in which they read files
         owner = mark.search(path.name)
-        if path.name.startswith(_SCRATCH) or (owner and not _alive(int(owner[1]))):
+        if path.name.startswith("reading-") or (owner and not _alive(int(owner[1]))):
             _LOGGER.debug("%s was left by a run that was killed and is removed", path)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # of a folder that is read-only: it does no harm there
+                    path.unlink()
 
 
 def _suffix(process: int) -> str:

@@ -223,5 +223,5 @@ def _read_rows(file: IO[bytes]) -> list[tuple[str, int]]:
 
 
 def _write_rows(file: IO[bytes], rows: list[tuple[str, int]]) -> None:
-    with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         packed.writelines(json.dumps(row).encode() + b"\n" for row in rows)
