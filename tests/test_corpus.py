@@ -335,6 +335,17 @@ def test_unreachable_hub_with_a_cached_data_set(tmp_path, no_hub, cache):
         load_texts("ag_news", splits=("train", "validation"), cache=cache)
 
 
+def test_a_hub_cache_without_room_is_an_input_error(cache, monkeypatch):
+    fake_hub(monkeypatch, {None: ["data/train.parquet"]})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(InputError, match=r"No space left on device.*HF_HOME"):
+        load_texts("ag_news", cache=cache)
+
+
 def fake_hub(monkeypatch, files):
     """A hub that lists `files` (revision -> names); the calls of `load_dataset` are returned."""
     calls = []

