@@ -1,5 +1,7 @@
 """Hand-made predictions, counted by hand."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,52 @@ def test_equal_and_extreme_clients():
         assert (summary.gap, summary.gini, summary.jain) == (0.0, pytest.approx(0.0), pytest.approx(1.0))
     one = summarise(np.array([4.0, 0, 0, 0]), np.full(4, 4))
     assert (one.gini, one.jain) == (pytest.approx(0.75), pytest.approx(0.25))
+
+
+@pytest.mark.parametrize("clients", [2, 3, 7, 10, 49])
+def test_equal_clients_are_equal_to_the_last_bit(clients):
+    """Or a worst client is printed above the average, and Gini as -0.000."""
+    for right in range(1, 173):
+        summary = summarise(np.full(clients, float(right)), np.full(clients, 173))
+        accuracy = right / 173
+        assert summary[:-1] == (accuracy, accuracy, 0, 0, 0, accuracy, 0, 1)
+        assert not np.signbit(summary.gini)
+
+
+def test_measures_are_those_of_exact_arithmetic():
+    """Against fractions: within the roundings of the last division, on any machine."""
+    generator = np.random.default_rng(0)
+    for clients in (2, 5, 10, 33):
+        right, rows = generator.integers(0, 40, clients), generator.integers(40, 60, clients)
+        values = sorted(Fraction(float(a / b)) for a, b in zip(right, rows, strict=True))
+        whole = sum(values)
+        pairs = sum((2 * i - clients + 1) * value for i, value in enumerate(values))
+        summary = summarise(right.astype(float), rows)
+        assert summary.average == float(whole) / clients
+        assert summary.gini == pytest.approx(float(pairs / (clients * whole)), rel=4e-16)
+        squares = sum((value - whole / clients) ** 2 for value in values) / clients
+        assert summary.std**2 == pytest.approx(float(squares), rel=2e-15)  # the mean's own rounding squared
+        wanted = whole**2 / (clients * sum(value**2 for value in values))
+        assert summary.jain == pytest.approx(float(wanted), rel=1e-15)
+        assert summary.worst <= summary.bottom_10 <= summary.average
+
+
+@pytest.mark.parametrize("clients", [3, 8, 17, 40])
+def test_clients_that_mix_classes_alike_are_matched_alike(clients):
+    """To the last bit: who comes last in the list is scored like the others, as exact sums rounded once say."""
+    generator = np.random.default_rng(clients)
+    for classes in (3, 7, 13):
+        labels = np.tile(np.arange(classes).repeat(np.arange(1, classes + 1)), clients)
+        test = np.repeat(np.arange(classes), 11)
+        right = generator.random(len(test)) < 0.6
+        rows = np.split(np.arange(len(labels)), clients)
+        view = View(np.zeros(len(labels), bool), right, labels, test, rows, [np.arange(0)] * clients, classes)
+        correct, total = PROTOCOLS["label_matched"].counts(view)
+        count = classes * (classes + 1) // 2
+        terms = [(c + 1) / count * (right[test == c].sum() / 11) for c in range(classes)]
+        mass = float(sum(Fraction((c + 1) / count) for c in range(classes)))
+        wanted = total[0] * float(sum(map(Fraction, terms))) / mass
+        assert set(correct.tolist()) == {wanted}
 
 
 def test_nobody_has_an_accuracy():

@@ -1,5 +1,10 @@
-"""How unequally a model serves its clients: spread measures of per-client accuracies. NumPy only."""
+"""How unequally a model serves its clients: spread measures of per-client accuracies. NumPy only.
 
+Sums are rounded once (`math.fsum`), so that a measure has the same bits on every machine.
+"""
+
+from collections.abc import Iterable
+from math import fsum, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -34,17 +39,23 @@ def summarise(correct: np.ndarray, total: np.ndarray) -> Summary:
         return Summary(nan, nan, nan, nan, nan, nan, nan, nan, -1)
     accuracy = correct[clients] / total[clients]
     ordered = np.sort(accuracy)
-    count, mean, worst = len(ordered), float(ordered.mean()), float(ordered[0])
-    positive = mean > 0
+    count, mean, worst = len(ordered), average(ordered), float(ordered[0])
+    variance, positive = fsum((ordered - mean) ** 2) / count, bool(ordered[-1] > 0)
     ranks = 2 * np.arange(1, count + 1) - count - 1
     return Summary(
         average=mean,
         worst=worst,
-        gap=max(mean - worst, 0.0),  # rounding may put the mean of equal numbers below them
+        gap=mean - worst,
         best_minus_worst=float(ordered[-1]) - worst,
-        std=float(ordered.std()),
-        bottom_10=float(ordered[: -(-count // 10)].mean()),
-        gini=float(ranks @ ordered / (count * ordered.sum())) if positive else 0.0,
-        jain=float(ordered.sum() ** 2 / (count * (ordered**2).sum())) if positive else 1.0,
+        std=sqrt(variance),
+        bottom_10=average(ordered[: -(-count // 10)]),
+        gini=fsum(ranks * ordered) / (count * fsum(ordered)) if positive else 0.0,
+        jain=mean**2 / (mean**2 + variance) if positive else 1.0,
         worst_client=int(clients[np.argmin(accuracy)]),
     )
+
+
+def average(values: Iterable[float]) -> float:
+    """The mean, never outside the values: that of equal numbers is that number. NaN where one of them is."""
+    numbers = [float(value) for value in values]
+    return min(max(fsum(numbers) / len(numbers), min(numbers)), max(numbers))

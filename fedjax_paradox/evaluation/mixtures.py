@@ -93,7 +93,10 @@ def noise_gap(evaluation: Evaluation, accuracy: float = 0.9) -> tuple[float, flo
     if evaluation.common:
         sizes = evaluation.rows.max(axis=0)
         recall = generator.binomial(sizes, accuracy, (DRAWS, len(sizes))) / np.maximum(sizes, 1)
-        accuracies = recall @ evaluation.mixture[clients].T
+        accuracies = np.zeros((DRAWS, len(clients)))
+        # Class by class: a matrix product rounds otherwise on other machines.
+        for column, share in zip(recall.T, evaluation.mixture[clients].T, strict=True):
+            accuracies += column[:, None] * share
     else:
         sizes = evaluation.rows[clients].sum(axis=1)
         accuracies = generator.binomial(sizes, accuracy, (DRAWS, len(sizes))) / sizes

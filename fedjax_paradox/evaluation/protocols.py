@@ -5,6 +5,7 @@ total 0 means that the protocol defines no accuracy for that client. NumPy only.
 """
 
 from collections.abc import Callable, Sequence
+from math import fsum
 from typing import NamedTuple
 
 import numpy as np
@@ -57,9 +58,10 @@ def label_matched(view: View) -> Counts:
     correct, total = _per_class(view)
     shares = _class_shares(view) * (total > 0)
     recall = correct / np.maximum(total, 1)
-    mass = shares.sum(axis=1)
+    # Rounded once: a matrix product rounds otherwise on other machines, and for clients that mix classes alike.
+    mass, hit = (np.array([fsum(row) for row in terms]) for terms in (shares, shares * recall))
     rows = (shares > 0) @ total
-    return rows * (shares @ recall) / np.where(mass > 0, mass, 1.0), rows.astype(np.int64)
+    return rows * hit / np.where(mass > 0, mass, 1.0), rows.astype(np.int64)
 
 
 def global_(view: View) -> Counts:
