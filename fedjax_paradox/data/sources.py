@@ -104,9 +104,11 @@ def _hub_arguments(repository: str, subset: str | None) -> dict[str, Any]:
 
 
 def _hub_files(repository: str, revision: str | None) -> list[str] | None:
-    """Names of the files of a data set; None if the hub does not answer within seconds."""
+    """Names of the files of a data set; None if the hub does not answer within seconds, or must not be asked."""
     from huggingface_hub import HfApi, errors
 
+    if _datasets().config.HF_HUB_OFFLINE:
+        return None
     try:
         info = HfApi().dataset_info(repository, revision=revision, timeout=_HUB_SECONDS)
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
@@ -119,6 +121,13 @@ def _hub_files(repository: str, revision: str | None) -> list[str] | None:
         _LOGGER.warning("the Hugging Face Hub does not answer (%s): looking for %s in its cache", error, repository)
         return None
     return [file.rfilename for file in info.siblings or []]
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """Data sets of the hub are read from its cache alone; InputError where they are not in it."""
+    with _offline(_datasets()):
+        yield
 
 
 @contextmanager
