@@ -1,6 +1,7 @@
 """From cells to audits: reads labels, divides them as a run would, and asks what follows. Nothing is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,15 @@ import numpy as np
 from fedjax_paradox.config import Cell, TextCNN, parse_call
 from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
+from fedjax_paradox.data.sources import without_network
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
 from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.extensions import rule_builder
 from fedjax_paradox.federated.rules import RULES
 from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.program import divide, read_texts
+from fedjax_paradox.storage import cells as stored
+from fedjax_paradox.storage import folder
 
 ADAPTERS, OTHERS = "adapter leaves", "other leaves"
 # Cells that agree in these have one and the same clients and evaluation rows.
@@ -42,8 +46,13 @@ class Audit(NamedTuple):
     protocols: dict[str, list[Finding]]
 
 
-def audit(cells: Sequence[Cell], cache_folder: Path) -> list[Audit]:
+def audit(cells: Sequence[Cell], cache_folder: Path, own_code: bool = True) -> list[Audit]:
     """Every partition of the cells once, in the order of their first cell.
+
+    Args:
+      own_code: False for cells of an output folder, which may be somebody else's: what they name as
+        `module:function` is neither imported nor called (see `not_run`), and a corpus is read from files and from
+        the cache of the hub alone, never over the network.
 
     Raises:
       InputError: anything wrong with corpus, partition or rule. Weights and tokenizers are not looked at.
@@ -51,15 +60,54 @@ def audit(cells: Sequence[Cell], cache_folder: Path) -> list[Audit]:
     texts = cache(partial(read_texts, cache_folder))
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.model_dump_json(include=_SHARED), []).append(cell)
-    return [_audit(group, texts(group[0].corpus)) for group in groups.values()]
+        if own_code or not _is_own(cell.partition.kind):
+            groups.setdefault(cell.model_dump_json(include=_SHARED), []).append(cell)
+    with nullcontext() if own_code else without_network():
+        return [_audit(group, texts(group[0].corpus), own_code) for group in groups.values()]
 
 
-def _audit(cells: Sequence[Cell], texts: Texts) -> Audit:
+def not_run(cells: Sequence[Cell]) -> list[str]:
+    """What an audit without `own_code` leaves out, a sentence for each function."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        rule, _ = parse_call(cell.rule)
+        told = {f"partition.kind {cell.partition.kind}": "no audit of", f"rule {rule}": "its weights are not known in"}
+        for function, lost in told.items():
+            if _is_own(function):
+                found.setdefault(f"{function} is the folder's own code and was not run; {lost} ", {})[cell.name] = None
+    return [f"{sentence}{_listed(names)}." for sentence, names in found.items()]
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    every = list(names)
+    return "; ".join(every[:most]) + (f" and {len(every) - most} more cells" if len(every) > most else "")
+
+
+def in_output_folder(config: Path) -> bool:
+    """Whether a config is a run's, not one that a person wrote: beside a run's records, or with their first line."""
+    if any((place / name).exists() for place in _places(config) for name in (folder.RECORD, stored.FILE)):
+        return True
+    header = folder.with_header("").partition("sha256")[0].encode()
+    if not config.is_file():
+        return False
+    with config.open("rb") as file:
+        return file.read(len(header)) == header
+
+
+def _places(config: Path) -> tuple[Path, Path]:
+    return config.parent, config.resolve().parent
+
+
+def _is_own(name: str) -> bool:
+    return ":" in name
+
+
+def _audit(cells: Sequence[Cell], texts: Texts, own_code: bool) -> Audit:
     setting = _setting(cells[0], texts)
     # Only TextCNN is known to have no adapters without building the model.
     adapters = not all(isinstance(cell.architecture, TextCNN) for cell in cells)
-    weights = {rule: rule_weights(rule, setting, adapters) for rule in dict.fromkeys(cell.rule for cell in cells)}
+    rules = dict.fromkeys(cell.rule for cell in cells)
+    weights = {rule: rule_weights(rule, setting, adapters) if own_code or not _is_own(rule) else None for rule in rules}
     return Audit(
         cells=tuple(cell.name for cell in cells),
         corpus=texts.name,

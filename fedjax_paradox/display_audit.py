@@ -8,6 +8,7 @@ import numpy as np
 from fedjax_paradox.audits import Audit
 from fedjax_paradox.evaluation.audit import Finding
 from fedjax_paradox.evaluation.mixtures import effective_classes
+from fedjax_paradox.text import printable
 
 WIDTH = 80
 _NAME = 12  # letters of a class name in a table's header
@@ -33,7 +34,7 @@ def _partition(title: str, audit: Audit) -> str:
         *_findings(audit.partition),
     ]
     for protocol, findings in audit.protocols.items():
-        lines += [f"under protocol {protocol}", *_findings(findings)]
+        lines += [printable(f"under protocol {protocol}"), *_findings(findings)]
     return "\n".join(lines)
 
 
@@ -42,7 +43,7 @@ def _table(audit: Audit) -> Iterator[str]:
     setting = audit.setting
     rows = setting.train.sum(axis=1)
     columns: list[Column] = [
-        (name[:_NAME], [f"{count:,}" for count in (*setting.train[:, c], setting.test[c])])
+        (printable(name)[:_NAME], [f"{count:,}" for count in (*setting.train[:, c], setting.test[c])])
         for c, name in enumerate(audit.classes)
     ]
     columns.append(("rows", [f"{count:,}" for count in (*rows, setting.test.sum())]))
@@ -56,7 +57,7 @@ def _table(audit: Audit) -> Iterator[str]:
     yield "kinds: effective number of classes, exp(entropy)"
     yield "share: of all train rows, %" + ("; weights of the rules, %:" if named else "")
     for i, (rule, leaves, _) in enumerate(named, 1):
-        yield f"  w{i}: {rule}, {leaves}"
+        yield printable(f"  w{i}: {rule}, {leaves}")
 
 
 def _blocks(names: Column, columns: Sequence[Column]) -> Iterator[str]:
@@ -89,4 +90,4 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(printable(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)

@@ -1,5 +1,9 @@
 """Facts that follow from class counts, against hand counts, the protocols themselves, and other simulations."""
 
+import json
+import socket
+import sys
+import unicodedata
 from functools import partial
 from math import comb, exp, log, pi, sqrt
 
@@ -9,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedjax_paradox.audits import audit, rule_weights
+from fedjax_paradox import display_audit
+from fedjax_paradox.audits import audit, in_output_folder, not_run, rule_weights
 from fedjax_paradox.cli import app
 from fedjax_paradox.config import cells, load
 from fedjax_paradox.data.partition import class_counts, dirichlet_partition
@@ -28,6 +33,7 @@ from fedjax_paradox.evaluation.mixtures import (
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, View
 from fedjax_paradox.federated.rules import RULES, weighted_mean
 from fedjax_paradox.program import prepare
+from fedjax_paradox.storage import folder
 
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -429,3 +435,87 @@ def test_clients_are_those_of_a_run(experiment, tmp_path):
         assert np.array_equal(told.holdout.sum(axis=1), [len(rows) for rows in clients.holdout])
         assert np.flatnonzero(told.available).tolist() == clients.available.tolist()
     assert not np.array_equal(one.setting.train, other.setting.train)
+
+
+# ---- somebody else's folder
+
+
+@pytest.fixture
+def trap(experiment, tmp_path, monkeypatch):
+    """A module that leaves a mark where it is imported, and the configs that name it."""
+    (tmp_path / "trap.py").write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n"
+        "def blocks(labels, num_clients, **_):\n    import numpy as np\n"
+        "    return list(np.array_split(np.arange(len(labels)), num_clients))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield experiment.read_text().partition("models:")[0]
+    sys.modules.pop("trap", None)
+
+
+def test_the_functions_of_a_strangers_cells_are_not_imported(trap, tmp_path):
+    config = tmp_path / "theirs.yaml"
+    config.write_text(f"{trap}grid: {{partition.kind: ['trap:blocks', iid], rule: ['trap:rule', fedavg]}}\n")
+    every = cells(load(config))
+    found = audit(every, tmp_path / "cache", own_code=False)
+    assert not (tmp_path / "sprung").exists()
+    assert {name for one in found for name in one.cells} == {c.name for c in every if c.partition.kind == "iid"}
+    assert found[0].weights["trap:rule"] is None
+    assert not_run(every) == [
+        "partition.kind trap:blocks is the folder's own code and was not run; no audit of "
+        "rule=trap:rule,partition.kind=trap:blocks; rule=fedavg,partition.kind=trap:blocks.",
+        "rule trap:rule is the folder's own code and was not run; its weights are not known in "
+        "rule=trap:rule,partition.kind=trap:blocks; rule=trap:rule,partition.kind=iid.",
+    ]
+
+
+def test_a_persons_own_config_may_use_their_functions(trap, tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"{trap}partition: {{kind: 'trap:blocks'}}\n")
+    assert not in_output_folder(config)
+    (found,) = audit(cells(load(config)), tmp_path / "cache")
+    assert (tmp_path / "sprung").exists()
+    assert found.setting.train.sum(axis=1).tolist() == [8] * 10
+
+
+@pytest.mark.parametrize("beside", ["experiment.json", "cells.parquet", None])
+def test_a_config_in_an_output_folder_is_a_runs(tmp_path, beside):
+    config = tmp_path / "config.yaml"
+    text = "name: theirs\n"
+    config.write_text(folder.with_header(text) if beside is None else text)
+    if beside:
+        (tmp_path / beside).touch()
+    assert in_output_folder(config)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "study.yaml"
+    link.symlink_to(config)
+    assert in_output_folder(link)
+
+
+def test_a_strangers_corpus_is_not_fetched(tmp_path, monkeypatch):
+    config = tmp_path / "theirs.yaml"
+    config.write_text("name: theirs\ncorpus: {name: somebody/some-texts}\n")
+    called = []
+
+    def connect(*where, **_):
+        called.append(where)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    with pytest.raises(InputError, match="somebody/some-texts"):
+        audit(cells(load(config)), tmp_path / "cache", own_code=False)
+    assert called == []
+
+
+def test_names_are_inert_on_a_terminal(tmp_path):
+    evil = "\x1b[31mred\u202edlo[/x]\r"
+    for name in ("train", "test"):
+        told = [{"text": "a word", "label": "one" if row % 2 else evil} for row in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, told)))
+    config = tmp_path / "config.yaml"
+    files = f"{{train: {tmp_path}/train.jsonl, test: {tmp_path}/test.jsonl}}"
+    config.write_text(f"name: x\ncorpus: {{name: {json.dumps(evil)}, files: {files}}}\nnum_clients: 3\n")
+    said = display_audit.report(audit(cells(load(config)), tmp_path / "cache"))
+    assert not [letter for letter in said if unicodedata.category(letter)[0] == "C" and letter != "\n"]
+    assert "\\x1b[31mred\\u202edlo[/x]\\r" in said.replace("\n", "")
