@@ -1,15 +1,17 @@
 """Output folders of runs that nobody trained: real partitions, made-up recalls, so that a report has much to show."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fedjax_paradox.audits import audit
-from fedjax_paradox.config import Cell, cells, load, to_yaml
+from fedjax_paradox.config import Cell, cells, identity, load, to_yaml
 from fedjax_paradox.evaluation.mixtures import EVALUATIONS, Setting
-from fedjax_paradox.storage import results
+from fedjax_paradox.storage import cells as stored
+from fedjax_paradox.storage import folder, results
 
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -45,22 +47,60 @@ def write_corpus(place: Path, rows: int = 2000) -> None:
         (place / f"{name}.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_run(place: Path, out: Path, *overrides: str, rounds: int | None = None, record: dict = RECORD) -> Path:
-    """An output folder `out` on the corpus of `place`; with `rounds`, stopped after so many."""
+def write_run(
+    place: Path,
+    out: Path,
+    *overrides: str,
+    rounds: int | None = None,
+    record: dict = RECORD,
+    diverged: Mapping[str, tuple[int, int]] = {},
+    same: Mapping[str, str] = {},
+    earlier: bool = False,
+) -> Path:
+    """An output folder `out` on the corpus of `place`; with `rounds`, stopped after so many.
+
+    Args:
+      diverged: cell -> the round and the client; same: cell -> the cell that it is by construction.
+      earlier: as versions before the list of cells wrote it.
+    """
     out.mkdir(parents=True)
     (place / "config.yaml").write_text(CONFIG.format(place=place), encoding="utf-8")
     experiment = load(place / "config.yaml", overrides)
     every = cells(experiment)
     settings = {name: one.setting for one in audit(every, place / "cache") for name in one.cells}
+    numbers = {cell.name: number for number, cell in enumerate(every)}
     tables = [
         table
-        for number, cell in enumerate(every)
-        for table in _cell(cell, settings[cell.name], np.random.default_rng(number), rounds or cell.rounds)
+        for cell in every
+        for table in _cell(
+            cell,
+            settings[cell.name],
+            np.random.default_rng(numbers[same.get(cell.name, cell.name)]),
+            diverged[cell.name][0] - 1 if cell.name in diverged else rounds or cell.rounds,
+        )
     ]
-    (out / "config.yaml").write_text(to_yaml(experiment), encoding="utf-8")
-    (out / "experiment.json").write_text(json.dumps(record), encoding="utf-8")
     results.write(out, tables)
+    if not earlier:
+        stored.write(out, [_entry(cell, diverged.get(cell.name), same.get(cell.name, "")) for cell in every])
+    write_record(out, record, earlier)
+    write_config(out, to_yaml(experiment), earlier)
     return out
+
+
+def write_record(out: Path, record: dict, earlier: bool = False) -> None:
+    (out / "experiment.json").write_text(json.dumps(record) if earlier else folder.sealed(record), encoding="utf-8")
+
+
+def write_config(out: Path, config: str, earlier: bool = False) -> None:
+    (out / "config.yaml").write_text(config if earlier else folder.with_header(config), encoding="utf-8")
+
+
+def _entry(cell: Cell, diverged: tuple[int, int] | None, same_as: str) -> stored.Entry:
+    digest = hashlib.sha256(json.dumps(identity(cell), sort_keys=True).encode()).hexdigest()[:32]
+    entry = stored.Entry(cell.name, digest, cell.model_dump_json(), "{}", same_as)
+    if diverged is None:
+        return entry
+    return entry._replace(status=stored.DIVERGED, diverged_round=diverged[0], diverged_client=diverged[1])
 
 
 def _cell(cell: Cell, setting: Setting, generator: np.random.Generator, rounds: int) -> Sequence:

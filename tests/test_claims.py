@@ -10,7 +10,7 @@ import yaml
 from fedjax_paradox import config
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.report.claims import BY_CONSTRUCTION, CONTRADICTED, NO_DATA, SUPPORTED, UNDECIDED, judge, load
-from fedjax_paradox.report.statistics import measures
+from fedjax_paradox.report.runs import RUN, Known, measures
 from fedjax_paradox.storage import results
 
 ROOT = Path(__file__).parent.parent
@@ -248,6 +248,55 @@ def test_equal_rows_do_not_decide_an_average(tmp_path):
     claim = read(tmp_path, {**CLAIM, "measure": "average"})
     got = outcome(claim, runs("distilbert", [0.0] * 4), runs("textcnn", [0.0] * 4))
     assert got.verdict == UNDECIDED
+
+
+def known(table, rounds=3, run=None, **diverged):
+    """What folders would say of runs: cells by partition seed (`p1=2`) diverged in a round."""
+    found = {}
+    for row in table.to_pylist():
+        at = diverged.get(f"p{row['partition_seed']}", 0)
+        facts = {name: row[name] for name in RUN}
+        found[row["cell"]] = Known(facts, PROTOCOLS, rounds, run or row["cell"], at)
+    return found
+
+
+def before(table, rounds):
+    return table.filter(pa.array([row["round"] < rounds.get(row["partition_seed"], 9) for row in table.to_pylist()]))
+
+
+def test_a_run_that_diverged_stays_in_its_pair(claim):
+    a, b = runs("distilbert", LARGE, cell="a"), runs("textcnn", SMALL, cell="b")
+    ended = known(a, p1=3) | known(b)
+    got = judge(claim, measures(pa.concat_tables([before(a, {1: 3}), b]), ended))[0].matched["label_matched"]
+    assert (got.verdict, got.difference.runs, got.unmatched) == (SUPPORTED, 4, ())
+    assert got.a.mean == pytest.approx(np.mean(LARGE))  # the gaps are those of every round
+    assert "side a: 1 of 4 diverged" in got.reason
+    assert got.ended == "a: 1 of 4 diverged"
+
+
+def test_a_run_that_diverged_in_round_1_leaves_its_comparison_undecided(claim):
+    a, b = runs("distilbert", LARGE, cell="a"), runs("textcnn", SMALL, cell="b")
+    ended = known(b, p2=1) | known(a)
+    got = judge(claim, measures(pa.concat_tables([a, before(b, {2: 1})]), ended))[0].matched["label_matched"]
+    assert (got.verdict, got.difference.runs, got.unmatched) == (UNDECIDED, 4, ())
+    assert "there is no a - b: 1 of 4 runs have no accuracy" in got.reason
+    assert "side b: 1 of 4 diverged, 1 of them in round 1 and without a number" in got.reason
+
+
+def test_two_sides_that_are_one_run_are_equal_by_construction(tmp_path):
+    sides = {"a": {"model": "textcnn", "rule": "fedavgw(beta=0.5)"}, "b": {"model": "textcnn", "rule": "fedavg"}}
+    where = {"corpus": "toy", "alpha": 0.1}
+    claim = read(
+        tmp_path, {**CLAIM, "where": where, **{name: {**CLAIM[name], "where": own} for name, own in sides.items()}}
+    )
+    a, b = runs("textcnn", LARGE, cell="a", rule="fedavgw(beta=0.5)"), runs("textcnn", LARGE, cell="b")
+    table = pa.concat_tables([a, b])
+    same = {name: one._replace(run=name[2:]) for name, one in known(table).items()}  # by their seeds
+    got = judge(claim, measures(table, same))[0]
+    assert got.verdict == BY_CONSTRUCTION
+    assert "equal by construction" in got.matched["label_matched"].reason
+    assert got.mix.verdict != BY_CONSTRUCTION  # one run under two protocols is a measurement
+    assert judge(claim, measures(table, known(table)))[0].verdict == UNDECIDED  # equal by measurement alone
 
 
 def test_another_choice_of_rounds_is_refused(claim):

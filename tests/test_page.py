@@ -1,20 +1,28 @@
 """The page and the command that writes it: in a browser, without a network, whatever the data hold."""
 
+import hashlib
 import itertools
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import unicodedata
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.parsers import expat
 
 import pyarrow as pa
 import pytest
 import synthetic
 
 from fedjax_paradox import cli
-from fedjax_paradox.report import page
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.report import files, page
+from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
 
 CLAIMS = Path(__file__).parent.parent / "experiments" / "paper" / "claims.yaml"
@@ -117,6 +125,7 @@ def test_every_file_is_there(report):
     assert names == {
         "report.html",
         "report.md",
+        ".report.json",
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),
         *(f"tables/accuracy-{name}.tex" for name in protocols),
         "tables/claims.tex",
@@ -137,7 +146,8 @@ def test_the_same_input_gives_the_same_bytes(run, place, report, tmp_path):
 @pytest.fixture(scope="module")
 def hostile(place, run, tmp_path_factory):
     folder = shutil.copytree(run, tmp_path_factory.mktemp("hostile") / "r<b>u")
-    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "cells.parquet").unlink()  # as a version wrote it that sealed nothing
+    text = (folder / "config.yaml").read_text(encoding="utf-8").partition("\n")[2]
     names = {"name: made-up": f"name: {json.dumps(EVIL)}", "  name: news": f"  name: {json.dumps(EVIL)}"}
     for before, after in names.items():
         assert before in text
@@ -295,3 +305,206 @@ def test_mistakes_exit_with_2(call, run, tmp_path):
         assert complaint.startswith("error: ")
         assert told in complaint
     assert not (run / "report").exists()
+
+
+# Names that would act, in folders of this version
+
+
+HOSTILE = (
+    "\x1b]0;owned\x07\x1b[2J\u202egnp\u2066[/x]{{7*7}}{% raw %}<img src=x onerror=alert(1)>|`$x$`\\input{/etc/passwd}"
+    "](javascript:alert(1)) https://evil.example www.evil.example ../../etc"
+)
+
+
+@pytest.fixture(scope="module")
+def named(place, tmp_path_factory):
+    """The report of a folder whose every name is hostile, and longer than any line."""
+    folder = tmp_path_factory.mktemp("named") / "run"
+    fixed = ("grid.model=null", "grid.alpha=null", "grid.rule=null", "grid.partition_seed=[1, 2]", "rounds=2")
+    synthetic.write_run(place, folder, *fixed, earlier=True)
+    table = results.read(folder)
+    long = HOSTILE + "x" * 5000
+    hostile = {"corpus": long, "rule": HOSTILE, "model": f"[{HOSTILE}"}
+    table = results.copied(table, hostile)
+    protocols = [f"{HOSTILE}{name}" if name == "global" else name for name in table["protocol"].to_pylist()]
+    place_ = table.schema.get_field_index("protocol")
+    results.write(folder, [table.set_column(place_, "protocol", pa.array(protocols, pa.string()))])
+    record = {**synthetic.RECORD, "platform": HOSTILE, "hash": long}
+    synthetic.write_record(folder, record, earlier=True)
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    synthetic.write_config(folder, text.replace("name: made-up", f"name: {json.dumps(HOSTILE)}", 1), earlier=True)
+    out = tmp_path_factory.mktemp("named-report") / "out"
+    content = page.write([folder, folder / HOSTILE[:40].replace("/", "")], out, None, place / "cache")
+    return out, content
+
+
+def acting(text):
+    """Characters that do something in a terminal or turn the text around."""
+    return {letter for letter in text if unicodedata.category(letter)[0] == "C"} - {"\n"}
+
+
+def test_hostile_names_do_nothing_in_any_file(named):
+    out, content = named
+    files = contents(out)
+    assert {name for name in files if not re.fullmatch(r"(figures|tables)/[A-Za-z0-9-]+\.(svg|pdf|tex)", name)} == {
+        "report.html",
+        "report.md",
+        ".report.json",
+    }
+    for name, data in files.items():
+        if not name.endswith(".pdf"):
+            assert not acting(data.decode()), name
+    assert not acting("".join([*content.left_out, *content.no_audit]))
+    for name in files:
+        if name.endswith(".svg"):
+            expat.ParserCreate().Parse(files[name], True)  # raises where it is not well-formed
+    assert max(len(Path(name).name) for name in files) < 90
+
+
+def test_hostile_names_are_text_on_the_page_and_in_markdown(named):
+    out, _ = named
+    text = (out / page.PAGE).read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert len(tags.all("script")) == 1
+    assert not [image for image in tags.all("img") if "onerror" in image]
+    assert "{{7*7}}{% raw %}" in text
+    markdown = (out / page.TEXT).read_text(encoding="utf-8")
+    without_figures = re.sub(r"\]\(figures/[a-z-]+\.svg\)", "", markdown)
+    assert not re.search(r"(?<!\\)\]\(", without_figures)
+    assert not re.search(r"(?<!\\)[<`$]", without_figures)
+    assert "https://" not in markdown
+    assert "www.evil" not in markdown
+
+
+def test_hostile_names_are_text_in_latex(named):
+    out, _ = named
+    for name in (out / "tables").iterdir():
+        text = name.read_text(encoding="utf-8")
+        assert text.isascii()
+        assert r"\input" not in text
+        assert not re.search(r"\\\\\n[\[*]", text)  # what a line break would take for its own argument
+
+
+# Where a report is written
+
+
+@contextmanager
+def full_disk(size):
+    """No file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 20_000, 60_000])
+def test_a_full_disk_leaves_the_report_before(report, tmp_path, size):
+    out = shutil.copytree(report, tmp_path / "out")
+    whole = contents(out)
+    new = {name: data + b"\nand more" for name, data in whole.items() if name != ".report.json"}
+    with full_disk(size), pytest.raises(InputError, match=r"cannot be written .*make room") as error:
+        files.put(out, new)
+    assert str(out) in str(error.value)
+    assert contents(out) == whole
+    files.put(out, new)
+    assert contents(out)["report.html"] == new["report.html"]
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        files.put(tmp_path / "file" / "report", {"report.html": b""})
+
+
+def test_what_is_no_longer_made_goes_and_nothing_else(tmp_path):
+    figure, table, edited = "figures/rules.svg", "tables/claims.tex", "tables/audit.tex"
+    files.put(tmp_path, dict.fromkeys([figure, table, edited, "report.html"], b"old"))
+    (tmp_path / "figures" / "mine.svg").write_bytes(b"mine")
+    (tmp_path / edited).write_bytes(b"with a remark")
+    files.put(tmp_path, {table: b"new", "report.html": b"new"})
+    assert contents(tmp_path).keys() == {"figures/mine.svg", table, edited, "report.html", ".report.json"}
+
+
+def test_a_list_that_names_other_files_removes_none(tmp_path):
+    (tmp_path / "precious.svg").write_bytes(b"mine")
+    out = tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    digest = hashlib.sha256(b"mine").hexdigest()
+    for listed in ({"../precious.svg": digest, "figures/../../precious.svg": digest}, [1], "x"):
+        (out / ".report.json").write_text(json.dumps(listed))
+        files.put(out, {"report.html": b"new"})
+        assert (tmp_path / "precious.svg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("linked", ["out", "out/figures"])
+def test_a_report_is_not_written_through_links(tmp_path, linked):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link"):
+        files.put(tmp_path / "out", {"figures/rules.svg": b"new", "report.html": b"new"})
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / "out").mkdir()
+    for name in ("report.html", ".report.html.tmp"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
+    files.put(tmp_path / "out", {"report.html": b"new"})
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+    assert (tmp_path / "out" / "report.html").read_bytes() == b"new"
+
+
+# What a stranger's folder names
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "secret", "csv"])
+def test_a_corpus_is_read_from_regular_files_and_never_quoted(place, tmp_path, kind):
+    shutil.copytree(place, tmp_path / "corpus")
+    fixed = ("grid.model=null", "grid.alpha=null", "grid.rule=null", "grid.partition_seed=null", "rounds=2")
+    folder = synthetic.write_run(tmp_path / "corpus", tmp_path / "run", *fixed)
+    train = tmp_path / "corpus" / "train.csv"
+    train.unlink()
+    if kind == "pipe":
+        os.mkfifo(train)
+    elif kind == "device":
+        train.symlink_to("/dev/zero")
+    elif kind == "secret":
+        (tmp_path / "passwd").write_text("hunter2:x:0\n")
+        train.symlink_to(tmp_path / "passwd")
+    else:
+        train.write_text("text,label\nhunter2,World\nhunter2,hunter2\n")
+    out = tmp_path / "report"
+    content = page.write([folder], out, None, tmp_path / "cache")
+    assert len(content.no_audit) == 1
+    assert "cannot be read" in content.no_audit[0] or "has changed" in content.no_audit[0]
+    assert not [name for name, data in contents(out).items() if b"hunter2" in data]
+
+
+def test_a_report_runs_nothing_that_a_folder_names(place, tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fixed = ("grid.model=null", "grid.alpha=null", "grid.rule=null", "grid.partition_seed=null", "rounds=2")
+    folder = synthetic.write_run(place, tmp_path / "run", *fixed)
+    names = {
+        '"kind":"dirichlet"': '"kind":"trap:blocks"',
+        '"rule":"fedavg"': '"rule":"trap:rule"',
+        '"objective":"cross_entropy"': '"objective":"trap:loss"',
+        '"train_rows","label_filtered"': '"train_rows","trap:protocol","label_filtered"',
+    }
+    (entry,) = stored.read(folder).values()
+    for before, after in names.items():
+        assert before in entry.settings
+        entry = entry._replace(settings=entry.settings.replace(before, after))
+    stored.write(folder, [entry])
+    results.write(folder, [results.copied(results.read(folder), {"rule": "trap:rule"})])
+    content = page.write([folder], tmp_path / "report", None, place / "cache")
+    assert not (tmp_path / "sprung").exists()
+    assert content.audit is None
+    told = " ".join(content.no_audit)
+    assert "partition.kind trap:blocks is the folder's own code and was not run; no audit of single." in told
+    assert "rule trap:rule is the folder's own code and was not run" in told
+    assert content.accuracy

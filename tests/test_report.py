@@ -1,6 +1,7 @@
 """What a report reads, and what it says: folders, tables, figures, against the table and `fairness.summarise`."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,10 +15,12 @@ import synthetic
 from fedjax_paradox.config import load
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
-from fedjax_paradox.report import drawing, figures, statistics, tables
+from fedjax_paradox.report import drawing, figures, markup, tables
 from fedjax_paradox.report.content import gather
 from fedjax_paradox.report.folders import labelled, read_folders
+from fedjax_paradox.report.runs import measures, pick
 from fedjax_paradox.report.tables import Table
+from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
 
 
@@ -65,7 +68,7 @@ def test_folders_of_other_seeds_are_merged(place, full, tmp_path):
     more = synthetic.write_run(place, tmp_path / "more", "grid.partition_seed=[7]")
     table = labelled(read_folders([full, more]))
     assert table.num_rows == results.read(full).num_rows + results.read(more).num_rows
-    rows = tables.summarised(statistics.pick(statistics.measures(table), "last"))
+    rows = tables.summarised(pick(measures(table), "last"))
     assert {row.estimates["gap"].runs for row in rows} == {4}
 
 
@@ -124,6 +127,12 @@ def drop_column(folder):
     pq.write_table(results.read(folder).drop_columns("train_rows"), folder / "clients.parquet")
 
 
+def without_a_rule(folder):
+    table = results.read(folder)
+    place = table.schema.get_field_index("rule")
+    return table.set_column(place, "rule", pa.array([None, *table["rule"].to_pylist()[1:]], pa.string()))
+
+
 def rewrite(folder, name, change):
     table = results.read(folder)
     values = table[name].to_pylist()
@@ -142,7 +151,7 @@ DAMAGE = {
     "no table": lambda folder: (folder / "clients.parquet").unlink(),
     "damaged table": damage_parquet,
     "a column less": drop_column,
-    "a value less": lambda folder: rewrite(folder, "rule", lambda values: [None, *values[1:]]),
+    "a value less": lambda folder: pq.write_table(without_a_rule(folder), folder / "clients.parquet"),
     "a client less": lambda folder: results.write(folder, [results.read(folder).slice(1)]),
     "a client twice": lambda folder: rewrite(folder, "client", lambda values: [values[1], *values[1:]]),
     "more than all": lambda folder: rewrite(folder, "correct", lambda values: [1e9, *values[1:]]),
@@ -156,8 +165,273 @@ def test_a_damaged_folder_is_left_out_and_named(kind, copy, place, tmp_path):
     with pytest.raises(InputError, match="no folder with results"):
         read_folders([copy])
     reading = read_folders([small(place, tmp_path / "good"), copy])
+    assert "\\n" not in reading.left_out[0]
     assert len(reading.folders) == len(reading.left_out) == 1
     assert str(copy) in reading.left_out[0]
+
+
+PAPER = Path(__file__).parent.parent / "experiments" / "paper" / "results" / "runs"
+
+
+def test_folders_of_earlier_versions_are_read_as_before(place, tmp_path):
+    run = small(place, tmp_path / "run", earlier=True)
+    assert read_folders([run]).table.equals(results.read(run))
+    reading = read_folders(sorted(PAPER.iterdir()))
+    assert reading.left_out == []
+    assert len(reading.folders) == len(list(PAPER.iterdir()))
+
+
+def test_cells_that_the_config_no_longer_has_are_shown(place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.alpha=[0.1, 1.0]")
+    other = small(place, tmp_path / "other", "grid.alpha=[1.0]")
+    shutil.copy(other / "config.yaml", run)  # as the run of a smaller grid leaves it
+    content = gather([run], None, place / "cache")
+    assert {line[content.accuracy[0].columns.index("α")] for line in content.accuracy[0].rows} == {"0.1", "1"}
+    assert content.runs[0].told == {"No longer in the config, with the settings that they had": ["alpha=0.1"]}
+    assert dict(content.runs[0].facts)["alpha"] == "1, 0.1"
+    assert content.no_audit == []
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "config.yaml", "cells.parquet"])
+def test_no_flipped_bit_gives_other_facts(name, place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.alpha=[0.1, 1.0]")
+    sound, good = read_folders([run]), (run / name).read_bytes()
+    generator = np.random.default_rng(0)
+    left_out = 0
+    for place_, bit in zip(generator.integers(0, len(good), 60), generator.integers(0, 8, 60), strict=True):
+        damaged = bytearray(good)
+        damaged[place_] ^= 1 << bit
+        (run / name).write_bytes(damaged)
+        try:
+            reading = read_folders([run])
+        except InputError as error:
+            left_out += str(run) in str(error)
+        else:
+            assert reading.table.equals(sound.table)
+            assert reading.labels == sound.labels
+            assert reading.folders[0]._replace(table=None) == sound.folders[0]._replace(table=None)
+    assert left_out > 10
+
+
+def relist(folder, change):
+    stored.write(folder, change(list(stored.read(folder).values())))
+
+
+CONTRADICTIONS = {
+    "a cell that is not listed": lambda entries: entries[1:],
+    "a cell listed twice": lambda entries: [*entries, entries[0]],
+    "another cell's settings": lambda entries: [entries[0]._replace(settings=entries[1].settings), *entries[1:]],
+    "no settings": lambda entries: [entries[0]._replace(settings="{}"), *entries[1:]],
+    "more rounds than can be": lambda entries: [
+        entries[0]._replace(settings=entries[0].settings.replace('"rounds":2', '"rounds":' + "9" * 30)),
+        *entries[1:],
+    ],
+    "no such status": lambda entries: [entries[0]._replace(status="fine"), *entries[1:]],
+    "rounds after its end": lambda entries: [
+        entries[0]._replace(status="diverged", diverged_round=2),
+        *entries[1:],
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_a_list_of_cells_that_contradicts_the_rows_is_damage(kind, place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.alpha=[0.1, 1.0]")
+    relist(run, CONTRADICTIONS[kind])
+    with pytest.raises(InputError, match=r"cells\.parquet|clients\.parquet"):
+        read_folders([run])
+
+
+def test_rows_of_other_settings_than_their_cell_are_damage(place, tmp_path):
+    run = small(place, tmp_path / "run")
+    rewrite(run, "rule", lambda values: ["fedavgw(beta=0.5)"] * len(values))
+    with pytest.raises(InputError, match="the rule of the cell 'single' is not that of its settings"):
+        read_folders([run])
+
+
+def test_a_lost_list_of_cells_is_named(place, tmp_path):
+    run = small(place, tmp_path / "run")
+    (run / "cells.parquet").unlink()
+    with pytest.raises(InputError, match=r"has lost its cells\.parquet"):
+        read_folders([run])
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "config.yaml", "cells.parquet", "clients.parquet"])
+def test_a_pipe_in_a_folder_is_not_waited_for(name, place, tmp_path):
+    run = small(place, tmp_path / "run")
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(InputError, match=str(run)):
+        read_folders([run])
+
+
+def test_a_config_that_is_a_link_is_not_quoted(place, tmp_path):
+    run = small(place, tmp_path / "run", earlier=True)
+    (tmp_path / "secret").write_text("hunter2", encoding="utf-8")
+    (run / "config.yaml").unlink()
+    (run / "config.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="no regular file") as error:
+        read_folders([run])
+    assert "hunter2" not in str(error.value)
+
+
+def test_text_that_is_not_utf_8_is_damage(place, tmp_path):
+    run = small(place, tmp_path / "run", earlier=True)
+    table = results.read(run)
+    bad = pa.array([b"\xff"] * table.num_rows, pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("model"), "model", bad), run / "clients.parquet")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_folders([run])
+
+
+# Runs that diverged, and cells that are one run
+
+
+@pytest.fixture(scope="module")
+def eventful(place, tmp_path_factory):
+    """Two rules that are one run, on six partitions; the fifth partition's runs diverge, the sixth's at once."""
+    out = tmp_path_factory.mktemp("runs") / "eventful"
+    rules, seeds = ("fedavg", "fedavgw(beta=0.5)"), (1, 2, 3, 4, 5, 6)
+    name = "rule={},partition_seed={}".format
+    ends = {5: (3, 2), 6: (1, 7)}
+    return synthetic.write_run(
+        place,
+        out,
+        *("grid.model=null", "grid.alpha=null", f"grid.partition_seed={list(seeds)}"),
+        diverged={name(rule, seed): end for rule in rules for seed, end in ends.items()},
+        same={name(rules[1], seed): name(rules[0], seed) for seed in seeds},
+    )
+
+
+@pytest.fixture(scope="module")
+def events(eventful, place):
+    return gather([eventful], None, place / "cache")
+
+
+def test_a_diverged_run_is_told_and_counted(events):
+    table = next(table for table in events.accuracy if table.name == "accuracy-label-matched")
+    for line in table.rows:
+        told = dict(zip(table.columns, line, strict=True))
+        assert told["runs"] == "6 (2 diverged, 1 without a number)"
+        assert told["round"] == "2 to 4"
+        assert told["gap"] == tables.NONE
+    assert any("last finite round" in note for note in table.notes)
+    assert any("1 of 6 runs have no accuracy" in note for note in table.notes)
+    assert any("diverged" in line for line in events.methods)
+    told = events.runs[0].told
+    assert "Unfinished, shown as far as they are" not in told
+    assert len(told["Diverged"]) == 4
+    assert any(
+        line.startswith("rule=fedavg,partition_seed=5: status diverged, in round 3") for line in told["Diverged"]
+    )
+    assert all("client 2" in line or "client 7" in line for line in told["Diverged"])
+
+
+def test_every_run_says_how_it_ended(events):
+    table = events.every_run
+    found = {}
+    for line in table.rows:
+        told = dict(zip(table.columns, line, strict=True))
+        if told["cell"].startswith("rule=fedavg,") and told["protocol"] == "global":
+            found[told["partition seed"]] = (told["round"], told["status"], told["avg"] == tables.NONE)
+    assert found.pop("5") == ("2", "diverged in round 3 (client 2)", False)
+    assert found.pop("6") == ("0", "diverged in round 1 (client 7)", True)
+    assert set(found.values()) == {("4", "", False)}
+
+
+def test_means_have_the_diverged_run_at_its_last_finite_round(place, tmp_path):
+    grid = ("grid.partition_seed=[1, 2, 3]", "rounds=4")
+    run = small(place, tmp_path / "run", *grid, diverged={"partition_seed=2": (3, 0)})
+    content = gather([run], None, place / "cache", "round 4")
+    table = next(table for table in content.accuracy if table.name == "accuracy-label-matched")
+    gaps = []
+    for seed, last in ((1, 4), (2, 2), (3, 4)):
+        rows = [r for r in results.read(run).to_pylist() if r["partition_seed"] == seed and r["round"] == last]
+        own = [r["correct"] / r["total"] for r in rows if r["protocol"] == "label_matched" and r["train_rows"]]
+        gaps.append(np.mean(own) - min(own))
+    told = dict(zip(table.columns, table.rows[0], strict=True))
+    assert told["gap"].split(" ")[0] == f"{100 * np.mean(gaps):.1f}"
+    assert told["runs"] == "3 (1 diverged)"
+    assert "runs: 1 of 3 diverged" in next(p.caption for p in content.pictures if p.name == "gap-against-alpha")
+
+
+def test_a_folder_in_which_everything_diverged_at_once(place, tmp_path):
+    gone = small(place, tmp_path / "gone", "partition_seed=2", diverged={"single": (1, -1)})
+    with pytest.raises(InputError, match="every cell diverged in round 1"):
+        read_folders([gone])
+    content = gather([small(place, tmp_path / "good", "partition_seed=1"), gone], None, place / "cache")
+    table = content.accuracy[0]
+    assert [line[table.columns.index("runs")] for line in table.rows] == ["2 (1 diverged, 1 without a number)"]
+    assert "the rule's result was not finite" in content.runs[1].told["Diverged"][0]
+
+
+def test_no_cell_but_the_first_kind_has_a_figure_without_numbers(place, tmp_path):
+    """The commonest rule has no number at all: what shows single clients is left out, the rest is drawn."""
+    run = small(
+        place,
+        tmp_path / "run",
+        *("grid.partition_seed=[1, 2]", "grid.rule=[fedavg, fedavgw(beta=0.5)]"),
+        diverged={f"rule=fedavg,partition_seed={seed}": (1, 0) for seed in (1, 2)},
+    )
+    pictures = gather([run], None, place / "cache").pictures
+    assert "clients-by-class" not in {picture.name for picture in pictures}
+    alt = next(picture.alt for picture in pictures if picture.name == "rules")
+    assert "fedavg without a number" in alt
+    caption = next(picture.caption for picture in pictures if picture.name == "rules")
+    assert "2 of 4 runs diverged and count with their last finite round" in caption
+    assert "nan" not in " ".join(picture.alt for picture in pictures)
+    assert all(drawing.save(picture.figure)["svg"] for picture in pictures)
+
+
+def test_cells_that_are_one_run_are_said_to_be(events):
+    sentence = next(note for note in events.notes if "by construction" in note)
+    assert sentence.startswith(
+        "textcnn, fedavgw(beta=0.5) is the same run as textcnn, fedavg by construction (6 cells)"
+    )
+    short = "The same run by construction, trained once: textcnn, fedavgw(beta=0.5) and textcnn, fedavg."
+    assert all(short in table.notes for table in events.accuracy)
+    same = events.runs[0].told["The same run by construction, trained once"]
+    assert "rule=fedavgw(beta=0.5),partition_seed=1 is rule=fedavg,partition_seed=1" in same
+    column = events.accuracy[0].columns.index("rule")
+    lines = {line[column]: [*line[:column], *line[column + 1 :]] for line in events.accuracy[0].rows}
+    assert lines["fedavg"] == lines["fedavgw(beta=0.5)"]
+
+
+def test_a_claim_on_two_names_of_one_run(eventful, place, tmp_path):
+    side = "{where: {rule: %s}, protocol: label_matched, round: 4, published: {gap: 1}}"
+    sides = f"a: {side % 'fedavgw(beta=0.5)'}, b: {side % 'fedavg'}"
+    (tmp_path / "claims.yaml").write_text(f"- {{id: one, text: t, source: s, where: {{}}, round: 4, {sides}}}")
+    content = gather([eventful], tmp_path / "claims.yaml", place / "cache")
+    (claim,) = content.claims
+    for line in content.verdicts.rows:  # no 0.0 as if it had been measured
+        told = dict(zip(content.verdicts.columns, line, strict=True))
+        assert told["a − b"] == "equal"
+        assert told["verdict"].startswith("decided by construction (a: 2 of 6 diverged, 1 of them in round 1")
+    assert claim.verdict == "decided by construction"
+    assert any("equal by construction" in reason for reason in claim.reasons)
+
+
+# What a report calls things
+
+
+def test_files_without_a_name_are_not_the_built_in_corpus(place, tmp_path):
+    run = small(place, tmp_path / "run", "corpus.name=docstrings")  # the default
+    rewrite(run, "corpus", lambda values: [f"{place.name}/train.csv"] * len(values))  # as a run names it
+    gone = small(place, tmp_path / "gone", "corpus.name=docstrings", "partition_seed=1", diverged={"single": (1, 0)})
+    content = gather([run, gone], None, place / "cache")
+    assert [dict(one.facts)["corpus"] for one in content.runs] == [f"{place.name}/train.csv"] * 2
+    assert {line[0] for line in content.accuracy[0].rows} == {"textcnn"}  # one corpus, so that no column names it
+    told = [content.title, *(note for note in content.notes), *(p.caption for p in content.pictures)]
+    assert "docstrings" not in " ".join(told)
+
+
+def test_a_caption_gives_each_model_its_own_last_round(place, tmp_path):
+    one = small(place, tmp_path / "one", "model=textcnn")
+    two = small(place, tmp_path / "two", "model=distilbert", rounds=1)
+    for picture in gather([one, two], None, place / "cache").pictures:
+        if picture.name in ("clients-by-class", "clients"):
+            assert "textcnn after round 2" in picture.caption
+            assert "distilbert after round 1" in picture.caption
 
 
 def test_a_folder_that_is_not_there_is_an_input_error(tmp_path):
@@ -243,10 +517,10 @@ TROUBLE = r"a_b & 50% #1 {x} ~^\ <i>|α – é 中"
 
 def test_latex_and_markdown_hold_any_text():
     table = Table("t", TROUBLE, [TROUBLE, "n"], [False, True], [[TROUBLE, "1"]], [TROUBLE])
-    latex = tables.latex(table)
+    latex = markup.latex(table)
     assert r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
     assert latex.isascii()
-    line = tables.markdown(table).splitlines()[4]
+    line = markup.markdown(table).splitlines()[4]
     assert line.replace(r"\|", "").count("|") == 3
     assert r"\<i\>" in line
 
@@ -255,7 +529,7 @@ def test_latex_compiles(content, tmp_path):
     if not (pdflatex := shutil.which("pdflatex")):
         pytest.skip("no pdflatex on this machine")
     odd = Table("t", TROUBLE, [TROUBLE, "n"], [False, True], [[TROUBLE, "1"]], [TROUBLE])
-    body = "\n".join(map(tables.latex, [*content.accuracy, odd]))
+    body = "\n".join(map(markup.latex, [*content.accuracy, odd]))
     (tmp_path / "a.tex").write_text(rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}")
     command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)

@@ -6,14 +6,12 @@ import pytest
 from scipy import stats
 
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.report.runs import MEASURES, RUN, Known, measures, pick
 from fedjax_paradox.report.statistics import (
     BOOTSTRAP_FROM,
-    MEASURES,
     Unmatched,
     interval,
-    measures,
     paired,
-    pick,
     possible,
     variance_shares,
 )
@@ -39,7 +37,7 @@ def table(rows, counts, **facts):
 
 def side(gaps, **facts):
     """Picked rows: gaps is {(partition_seed, seed): gap}."""
-    blank = dict.fromkeys(MEASURES.names, 0) | FACTS | {"protocol": "global", "identical": False} | facts
+    blank = dict.fromkeys(MEASURES.names, 0) | FACTS | {"protocol": "global", "identical": False, "run": ""} | facts
     rows = [{**blank, "partition_seed": p, "seed": s, "gap": gap} for (p, s), gap in gaps.items()]
     return pa.Table.from_pylist(rows, MEASURES)
 
@@ -299,3 +297,64 @@ def test_refused_shares_say_why(values, partitions, told):
     got = variance_shares(np.array(values, float), np.array(partitions))
     assert told in got.reason
     assert np.isnan(got.partition_share)
+
+
+# Runs that diverged, and runs that are one
+
+
+def known(diverged, rounds=6, **facts):
+    given = {**FACTS, **facts}
+    return {given["cell"]: Known({name: given[name] for name in RUN}, ("global",), rounds, "one", diverged)}
+
+
+@pytest.mark.parametrize(
+    ("when", "gap", "last"),
+    [
+        ("last", 0.125, 3),
+        ("round 2", 0.25, 2),
+        ("round 4", 0.125, 3),
+        ("round 6", 0.125, 3),
+        ("mean of last 2", 0.125, 3),
+        ("mean of last 4", (0.125 * 3 + 0.125) / 4, 3),
+        ("mean of last 6", (0.25 + 0.25 + 4 * 0.125) / 6, 3),
+    ],
+)
+def test_a_run_that_diverged_counts_with_its_last_finite_round(when, gap, last):
+    """It was to have six rounds and diverged in the fourth: gaps 0.25, 0.25, 0.125 and then that of the third."""
+    correct = {1: [2, 0], 2: [1, 3][::-1], 3: [3, 4]}
+    rows = [table([5, 5], {"global": (right, [4, 4])}, round=r) for r, right in correct.items()]
+    picked = pick(measures(pa.concat_tables(rows), known(4)), when)
+    assert picked["gap"].to_pylist() == pytest.approx([gap])
+    assert (picked["round"].to_pylist(), picked["diverged"].to_pylist()) == ([last], [4])
+
+
+@pytest.mark.parametrize("when", ["round 7", "mean of last 7"])
+def test_a_run_that_diverged_has_no_more_rounds_than_it_was_to_have(when):
+    rows = table([5, 5], {"global": ([1, 2], [4, 4])})
+    with pytest.raises(InputError, match="train longer"):
+        pick(measures(rows, known(2)), when)
+
+
+@pytest.mark.parametrize("when", ["last", "round 1", "round 6", "mean of last 6"])
+def test_a_run_that_diverged_in_round_1_counts_without_a_number(when):
+    rows = [table([5, 5], {"global": ([1, 2], [4, 4])}, round=r) for r in range(1, 7)]
+    gone = known(1, cell="gone", partition_seed=9)
+    picked = pick(measures(pa.concat_tables(rows), gone), when).to_pylist()
+    assert [row["partition_seed"] for row in picked if np.isnan(row["gap"])] == [9]
+    assert len(picked) == 2
+    estimate = interval(np.array([row["gap"] for row in picked]), np.array([row["partition_seed"] for row in picked]))
+    assert np.isnan(estimate.mean)
+    assert estimate.reason == "1 of 2 runs have no accuracy"
+
+
+def test_pairs_of_one_run_are_counted():
+    a = side({(1, 1): 0.5, (2, 1): 0.25, (3, 1): 0.25}, model="a", run="x")
+    b = side({(1, 1): 0.5, (2, 1): 0.25}, model="b", run="x")
+    assert paired(a, b).same == 2
+    assert paired(a, side({(1, 1): 0.5}, model="b", run="y")).same == 0
+    assert paired(a, side({(1, 1): 0.5}, model="b", run="x", round=2)).same == 0
+    assert (
+        paired(a, side({(1, 1): 0.5}, model="b", run="x", protocol="holdout"), varying=("model", "protocol")).same == 0
+    )
+    unknown = (side({(1, 1): 0.5}, model=model) for model in "ab")
+    assert paired(*unknown).same == 0

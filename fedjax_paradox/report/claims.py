@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,17 +13,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.statistics import (
-    MEASURES,
-    RUN,
-    SETTING,
-    Estimate,
-    Paired,
-    Unmatched,
-    paired,
-    parse_rounds,
-    pick,
-)
+from fedjax_paradox.report.runs import MEASURES, RUN, ends, parse_rounds, pick, reaching
+from fedjax_paradox.report.statistics import SETTING, Estimate, Paired, Unmatched, paired
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 BY_CONSTRUCTION, NO_DATA = "decided by construction", "no data"
@@ -89,6 +81,8 @@ class Outcome(NamedTuple):
     selected: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # of a and b: corpus, model, ... used
     rounds: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     unmatched: tuple[Unmatched, ...] = ()
+    ended: str = ""  # how many runs of the sides diverged, "" where none did
+    same: bool = False  # the sides are one run in every pair
 
 
 class Verdict(NamedTuple):
@@ -122,11 +116,12 @@ def judge(claims: Sequence[Claim], measured: pa.Table, when: str | None = None) 
     """What the runs say of each claim.
 
     Supported or contradicted: the whole 95 % interval of the paired difference lies on one side of the margin.
-    Undecided: it does not, or there is no interval. Decided by construction: in every run of a side, all clients
-    have the same correct and total, so that its measure is 0 whatever the model.
+    Undecided: it does not, or there is no interval, or a run that diverged in round 1 has no number. Decided by
+    construction: in every run of a side, all clients have the same correct and total, so that its measure is 0
+    whatever the model; or the two sides of every pair are one run.
 
     Args:
-      measured: `statistics.measures` of the runs.
+      measured: `runs.measures` of the runs.
       when: "last", "round N" or "mean of last N" for all sides, or None for the published rounds.
 
     Raises:
@@ -164,6 +159,8 @@ def _outcome(claim: Claim, measured: pa.Table, protocols: tuple[str, str], whens
         return Outcome(protocols, NO_DATA, reason, unmatched=pair.unmatched)
     verdict, reason = _decide(claim, pair, (_all_identical(a.table), _all_identical(b.table)))
     alone = [f"{len(pair.unmatched)} runs have no partner with the same seeds"] if pair.unmatched else []
+    if 0 < pair.same < pair.difference.runs:
+        alone.append(f"in {pair.same} of {pair.difference.runs} pairs both sides are one run by construction")
     return Outcome(
         protocols,
         verdict,
@@ -175,11 +172,19 @@ def _outcome(claim: Claim, measured: pa.Table, protocols: tuple[str, str], whens
         (_selected(a.table), _selected(b.table)),
         (_rounds(a.table), _rounds(b.table)),
         pair.unmatched,
+        "; ".join(f"{side}: {told}" for side, runs in (("a", a), ("b", b)) if (told := ends(runs.table.to_pylist()))),
+        _is_one_run(pair),
     )
+
+
+def _is_one_run(pair: Paired) -> bool:
+    return pair.same == pair.difference.runs
 
 
 def _decide(claim: Claim, pair: Paired, fixed: tuple[bool, bool]) -> tuple[str, str]:
     """The verdict and why; fixed: of a and b, whether equal accuracies are built in."""
+    if _is_one_run(pair):
+        return BY_CONSTRUCTION, "equal by construction: in every pair both sides are one run, which was trained once"
     if any(fixed) and claim.measure in _ZERO_IF_EQUAL:
         sides = " and ".join(name for name, is_fixed in zip("ab", fixed, strict=True) if is_fixed)
         return BY_CONSTRUCTION, (
@@ -188,7 +193,8 @@ def _decide(claim: Claim, pair: Paired, fixed: tuple[bool, bool]) -> tuple[str, 
         )
     mean, low, high = (100 * value for value in pair.difference[:3])
     if pair.difference.reason:
-        return UNDECIDED, f"a - b = {mean:.1f} points without an interval: {pair.difference.reason}"
+        told = "there is no a - b" if isnan(mean) else f"a - b = {mean:.1f} points without an interval"
+        return UNDECIDED, f"{told}: {pair.difference.reason}"
     told = (
         f"a - b = {mean:.1f} points, 95 % interval {low:.1f} to {high:.1f} ({pair.difference.method}, "
         f"{pair.difference.partitions} partitions, {pair.difference.runs} pairs of runs)"
@@ -269,7 +275,7 @@ def _runs(name: Literal["a", "b"], claim: Claim, found: pa.Table, protocol: str,
     """The runs found for a side, at the round `when` as far as they reach it."""
     side = claim.a if name == "a" else claim.b
     kind, number = parse_rounds(when)
-    picked = pick(found.filter(pc.equal(found["round"], number)) if kind == "round" else found, when)
+    picked = pick(reaching(found, number) if kind == "round" else found, when)
     if not len(found):
         problem = f"no run of {_told({**side.where, **claim.where})} under {protocol}"
     elif not len(picked):
@@ -305,8 +311,9 @@ def _notes(where: Mapping[str, Sequence[Scalar]], found: pa.Table, picked: pa.Ta
     notes = [f"{value} stands in for {where[name][0]}" for name, value in used.items() if value != where[name][0]]
     late = len(found.select(RUN).group_by(list(RUN)).aggregate([])) - len(picked)
     notes += [f"{late} runs have not reached the round"] if late else []
-    rounds = _rounds(picked)
+    rounds = _rounds(picked.filter(pc.equal(picked["diverged"], 0)))
     notes += [f"rounds {', '.join(map(str, rounds))} are mixed"] if len(rounds) > 1 else []
+    notes += [told] if (told := ends(picked.to_pylist())) else []
     fixed = sum(picked["identical"].to_pylist())
     partly = 0 < fixed < len(picked)
     return [*notes, f"all clients are scored alike in {fixed} of {len(picked)} runs"] if partly else notes

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fedjax_paradox.audits import Audit
-from fedjax_paradox.config import cells, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.audit import Finding
-from fedjax_paradox.report import claims, statistics, tables
-from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview, train_rows
-from fedjax_paradox.report.folders import Folder, Reading, labelled, read_folders
-from fedjax_paradox.report.pictures import Picture, look, pictures
+from fedjax_paradox.report import claims, origin, statistics, tables
+from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview
+from fedjax_paradox.report.folders import Reading, labelled, read_folders, same_runs
+from fedjax_paradox.report.pictures import Picture, pictures
+from fedjax_paradox.report.runs import measures, pick, spelled
 from fedjax_paradox.report.tables import Table, number
+from fedjax_paradox.report.view import look
+from fedjax_paradox.text import printable
 
 METHODS = (
     "Rounds are fixed beforehand and never the best ones: to choose a round by its test accuracy is to choose on the "
@@ -22,6 +24,12 @@ METHODS = (
     "Intervals of accuracies and gaps end at 0 and 100 %, beyond which there are none.",
     "Every client counts once in a mean, whatever its number of rows. Clients without train rows, or without an "
     "accuracy under a protocol, are left out.",
+    "A run that diverged stops before the round whose numbers are not finite. It stays in every mean, interval and "
+    "paired comparison with its last finite round, carried forward as an intention-to-treat analysis does, and rows "
+    "and verdicts say how many of their runs diverged. One that diverged in round 1 has no number: means over it have "
+    "none, and comparisons with it are undecided.",
+    "Cells that are the same run by construction (such as a rule for adapters on a model without them) are trained "
+    "once. A comparison of the two is decided by construction, not by a measured difference of 0.",
     "Gap = mean of the clients' accuracies − accuracy of the worst client, in percentage points.",
     f"Intervals are {100 * statistics.LEVEL:.0f} % intervals of a mean over partitions (partition seeds). Training "
     "seeds of one partition are averaged first, since they are no independent partitions. With fewer than "
@@ -37,22 +45,6 @@ METHODS = (
     "the client's distribution of classes; holdout, the client's own rows that were kept out of training; global, "
     "all test rows.",
 )
-
-
-class Fact(NamedTuple):
-    """A line of what was run."""
-
-    name: str
-    value: str
-
-
-class Run(NamedTuple):
-    """One folder, for the section on what was run."""
-
-    title: str
-    facts: list[Fact]
-    unfinished: list[str]
-    config: str  # YAML
 
 
 class Partition(NamedTuple):
@@ -76,7 +68,7 @@ class Content(NamedTuple):
     """A whole report."""
 
     title: str
-    runs: list[Run]
+    runs: list[origin.Run]
     left_out: list[str]
     notes: list[str]
     claims: list[Judged] | None  # None where no claims were asked about
@@ -100,70 +92,42 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     Raises:
       InputError: no folder can be read, the claims file cannot, or a run lacks the rounds.
     """
-    spelled = statistics.spelled(when or "last")
+    told = spelled(when or "last")
     asked = claims.load(claims_file) if claims_file else None
     reading = read_folders(paths)
     table = labelled(reading)
-    measured = statistics.measures(table)
-    picked = statistics.pick(measured, when or "last")
+    measured = measures(table, reading.known)
+    picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
     audits = audit_folders(reading, cache_folder)
-    rules = dict(zip(table["rule"].to_pylist(), reading.table["rule"].to_pylist(), strict=True))
-    view = look(table, measured, picked, rows, audits.by_cell, rules, spelled)
+    same = same_runs(reading)
+    view = look(table, measured, picked, rows, audits.by_cell, reading.rules, told)
     names = {row.setting["protocol"] for row in rows}
     judged, problems = _judge(asked, measured, when) if asked is not None else (None, [])
     return Content(
         title=" and ".join(dict.fromkeys(folder.experiment.name for folder in reading.folders)),
-        runs=[_run(number_, folder) for number_, folder in enumerate(reading.folders, 1)],
+        runs=origin.runs(reading),
         left_out=reading.left_out,
-        notes=[*reading.notes, *problems],
+        notes=[*reading.notes, *problems, *_same(same)],
         claims=None if judged is None else [_judged(verdict) for verdict in judged],
         verdicts=None if judged is None else _verdicts(judged),
         accuracy=[
-            tables.accuracy(rows, name, spelled) for name in sorted(names, key=lambda n: (n != view.protocol, n))
+            tables.accuracy(rows, name, told, same) for name in sorted(names, key=lambda n: (n != view.protocol, n))
         ],
         variances=tables.variances(rows),
-        every_run=tables.runs(picked, spelled),
+        every_run=tables.runs(picked, told, reading.known),
         pictures=pictures(view),
         **_audited(reading, audits),
         methods=METHODS,
     )
 
 
-def _run(number_: int, folder: Folder) -> Run:
-    experiment, record = folder.experiment, folder.record
-    every = cells(experiment)
-    swept = {"corpus": [cell.corpus.name for cell in every]} | {
-        name: [getattr(cell, name) for cell in every]
-        for name in ("model", "rule", "alpha", "num_clients", "rounds", "partition_seed", "seed")
-    }
-    facts = {name.replace("_", " "): ", ".join(map(number, dict.fromkeys(values))) for name, values in swept.items()}
-    packages = record.get("packages")
-    versions = packages.items() if isinstance(packages, Mapping) else ()
-    rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
-    facts |= {
-        "train rows": " to ".join(f"{count:,}" for count in dict.fromkeys((rows[0], rows[-1]))),
-        "cells": str(len(every)),
-        "protocols": ", ".join(experiment.protocols),
-        "config hash": _told(record, "hash"),
-        "commit": _told(record, "git_commit"),
-        "machine": f"{_told(record, 'devices')}; {_told(record, 'platform')}",
-        "versions": ", ".join([f"Python {_told(record, 'python')}", *(f"{name} {v}" for name, v in versions)]),
-    }
-    reached: dict[str, list[str]] = {}
-    for cell, (done, wanted) in folder.unfinished.items():
-        reached.setdefault(f"round {done} of {wanted}", []).append(cell)
-    unfinished = [f"{far}: {'; '.join(names)}" for far, names in reached.items()]
-    title = f"{number_}. {experiment.name} ({folder.path})"
-    return Run(title, [Fact(*fact) for fact in facts.items()], unfinished, to_yaml(experiment))
-
-
-def _told(record: Mapping[str, Any], name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, list):
-        kinds = dict.fromkeys(map(str, value))
-        return ", ".join(f"{value.count(kind)} × {kind}" for kind in kinds)
-    return "not recorded" if value is None else str(value)
+def _same(pairs: Mapping[tuple[str, str], int]) -> list[str]:
+    return [
+        f"{one} is the same run as {other} by construction ({count} {'cell' if count == 1 else 'cells'}): trained "
+        "once, and equal without being measured to be."
+        for (one, other), count in pairs.items()
+    ]
 
 
 def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
@@ -181,7 +145,7 @@ def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
     return {
         "audit": overview(chosen) if chosen else None,
         "partitions": partitions,
-        "no_audit": audits.missing,
+        "no_audit": list(map(printable, audits.missing)),
     }
 
 
@@ -237,6 +201,8 @@ def _verdicts(judged: Sequence[claims.Verdict]) -> Table:
 def _comparison(claim: claims.Claim, protocols: str, outcome: claims.Outcome) -> list[str]:
     a, b = (side.published.get(claim.measure) for side in (claim.a, claim.b))
     published = tables.NONE if a is None or b is None else f"{100 * (a - b):+.1f}"
-    difference = tables.percent(outcome.difference, signed=True) if outcome.difference else tables.NONE
+    measured = tables.percent(outcome.difference, signed=True) if outcome.difference else tables.NONE
+    difference = "equal" if outcome.same else measured
     sides = [tables.percent(side) if side else tables.NONE for side in (outcome.a, outcome.b)]
-    return [claim.id, protocols, outcome.verdict, difference, published, *sides]
+    verdict = outcome.verdict + (f" ({outcome.ended})" if outcome.ended else "")
+    return [claim.id, protocols, verdict, difference, published, *sides]

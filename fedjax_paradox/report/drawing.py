@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedjax_paradox.text import printable
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
 STYLE: Any = {
@@ -47,6 +49,12 @@ def save(figure: Figure) -> dict[str, bytes]:
     return files
 
 
+def shown(name: str, most: int = 120) -> str:
+    """A name as a figure shows it: SVG knows no control characters, and a page is only so wide."""
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def from_zero(axes: Sequence[Axes]) -> None:
     """From a little below 0, so that no marker there is cut."""
     top = min(axes[0].get_ylim()[1], 103.0)
@@ -70,7 +78,7 @@ def panels(titles: Sequence[str], x: str, y: str, most: int = 3, high: float = 1
     for unused in axes[len(titles) :]:
         unused.remove()
     for index, (axis, title) in enumerate(zip(axes, titles, strict=False)):
-        axis.set_title(title, loc="left")
+        axis.set_title(shown(title), loc="left")
         axis.set_ylabel("" if index % columns else y)
         axis.set_xlabel("" if index + columns < len(titles) else x)
     return figure, axes[: len(titles)]
@@ -88,12 +96,13 @@ def look(index: int, joined: bool) -> dict[str, Any]:
 
 def legend(figure: Figure, labels: Sequence[str], joined: bool = True) -> None:
     """One legend for all panels, above them."""
-    handles = [Line2D([], [], label=label, **look(index, joined)) for index, label in enumerate(labels)]
+    handles = [Line2D([], [], label=shown(label), **look(index, joined)) for index, label in enumerate(labels)]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
 def named_ticks(axis: Axes, names: Sequence[str]) -> None:
     """Names instead of numbers on the x axis, slanted where they are long."""
+    names = [shown(name) for name in names]
     wrapped = [fill(name, 18, break_long_words=False, break_on_hyphens=False) for name in names]
     slanted: dict[str, Any] = (
         {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 10 else {}

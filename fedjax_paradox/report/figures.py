@@ -126,7 +126,7 @@ def _heat(
 ) -> None:
     image = axis.imshow(100 * values, aspect="auto", cmap=colours, vmin=0, vmax=100)
     axis.grid(visible=False)
-    axis.set_xticks(range(len(names)), [name if len(name) <= 16 else f"{name[:15]}…" for name in names])
+    axis.set_xticks(range(len(names)), [drawing.shown(name, 16) for name in names])
     axis.tick_params(axis="x", labelsize=size)
     if len(names) > 3:
         axis.tick_params(axis="x", rotation=20)

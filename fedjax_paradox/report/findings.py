@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.audits import Audit, audit
-from fedjax_paradox.config import cells
+from fedjax_paradox.audits import Audit, audit, not_run
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.folders import Reading
+from fedjax_paradox.report.folders import Folder, Reading
 from fedjax_paradox.report.tables import Table, number
+from fedjax_paradox.storage.folder import CONFIG
 
 ANY = "any"  # the protocol of findings that hold under all of them
 
@@ -26,18 +26,21 @@ class Audits(NamedTuple):
 def audit_folders(reading: Reading, cache_folder: Path) -> Audits:
     """Divides every folder's corpus again, and keeps what gives the clients of the stored table.
 
-    A corpus that has changed since (other files, another Python's docstrings) says nothing about the run.
+    A corpus that has changed since (other files, another Python's docstrings) says nothing about the run. A folder may
+    be somebody else's: nothing that it names is run, the network is not used, and no message quotes what is in files.
     """
     audits = Audits({}, [])
     rows = train_rows(reading.table)
     for index, folder in enumerate(reading.folders):
+        audits.missing.extend(f"{folder.path}: {sentence}" for sentence in not_run(folder.cells))
         try:
-            found = audit(cells(folder.experiment), cache_folder)
-        except InputError as error:
-            audits.missing.append(f"No audit of {folder.path}, its corpus cannot be read: {error}.")
+            found = audit(folder.cells, cache_folder, own_code=False)
+        except (InputError, OSError):
+            audits.missing.append(f"No audit of {folder.path}, its corpus cannot be read{_why(folder)}.")
             continue
         by_name = {name: one for one in found for name in one.cells}
-        ours = {name: by_name[origin] for name, (owner, origin) in reading.origin.items() if owner == index}
+        owned = {name: origin for name, (owner, origin) in reading.origin.items() if owner == index and name in rows}
+        ours = {name: by_name[origin] for name, origin in owned.items() if origin in by_name}
         if all(np.array_equal(one.setting.train.sum(axis=1), rows[name]) for name, one in ours.items()):
             audits.by_cell.update(ours)
         else:
@@ -46,6 +49,14 @@ def audit_folders(reading: Reading, cache_folder: Path) -> Audits:
                 "the run had. It has changed since."
             )
     return audits
+
+
+def _why(folder: Folder) -> str:
+    """Without what a reader of files says, since that may quote them."""
+    files = (file for cell in folder.cells for file in (cell.corpus.files.train, cell.corpus.files.test) if file)
+    if gone := next((file for file in files if not file.is_file()), None):
+        return f": no such file: {gone}"
+    return f" here, without the network; `fedjax-paradox audit {folder.path / CONFIG}` says more"
 
 
 def train_rows(table: pa.Table) -> dict[str, np.ndarray]:

@@ -1,32 +1,24 @@
-"""Output folders for a report: which can be read, how far their runs are, and their tables as one."""
+"""Output folders for a report: which can be read, and their tables as one."""
 
-import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.config import Cell, Experiment, Local, Partition, cells, load
+from fedjax_paradox.config import Cell, Corpus, Local, Partition
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.report.opening import FACTS, Folder, open_folder
+from fedjax_paradox.report.runs import Known
 from fedjax_paradox.storage import results
+from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.text import printable
 
-RECORD, CONFIG = "experiment.json", "config.yaml"
 # Two cells that agree in these columns are one setting, or two seeds of it.
-KEYS = ("corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
+KEYS = ("corpus", *FACTS)
 # What is in a column already, or says nothing about a run's numbers.
 _NO_SETTING = {"name", "protocols", "model", *KEYS[2:]}
-
-
-class Folder(NamedTuple):
-    """One output folder that can be read."""
-
-    path: Path
-    experiment: Experiment
-    record: dict[str, Any]  # experiment.json: versions, machine, commit
-    table: pa.Table
-    unfinished: dict[str, tuple[int, int]]  # cell -> (last finished round, rounds that its config asks for)
 
 
 class Reading(NamedTuple):
@@ -38,6 +30,17 @@ class Reading(NamedTuple):
     table: pa.Table  # as in `results`
     labels: dict[str, dict[str, str]]  # cell -> corpus, model and rule with the settings that have no column
     origin: dict[str, tuple[int, str]]  # cell -> (index of its folder, its name there)
+    known: dict[str, Known]  # cell -> what its folder says of it; not those of folders of earlier versions
+    rules: dict[str, str]  # label of a rule -> the rule, without the settings that are written behind it
+
+
+class _Owned(NamedTuple):
+    """A cell of one of the folders."""
+
+    folder: int
+    cell: Cell
+    corpus: str  # as its rows name it
+    rows: pa.Table
 
 
 def read_folders(paths: Sequence[Path]) -> Reading:
@@ -47,15 +50,16 @@ def read_folders(paths: Sequence[Path]) -> Reading:
     name and of its labels, so that a mean over seeds never mixes two of them.
 
     Raises:
-      InputError: no folder can be read.
+      InputError: no folder can be read, or all runs in them diverged in round 1.
     """
     folders, left_out = [], []
     for path in dict.fromkeys(paths):
         try:
-            folders.append(_read(path))
+            folders.append(open_folder(path))
         except InputError as error:
-            left_out.append(str(error))
-    if not folders:
+            left_out.append(printable(" ".join(str(error).split())))
+    if not any(folder.table.num_rows for folder in folders):
+        left_out += [printable(f"{folder.path}: every cell diverged in round 1") for folder in folders]
         raise InputError(
             "no folder with results among those given; name output folders of `fedjax-paradox run`:\n  "
             + "\n  ".join(left_out)
@@ -63,88 +67,73 @@ def read_folders(paths: Sequence[Path]) -> Reading:
     return _merge(folders, left_out)
 
 
-def _read(path: Path) -> Folder:
-    record = _record(path)
-    experiment = load(path / CONFIG)
-    table = results.read(path)
-    if table.num_rows == 0:
-        raise InputError(f"{path} holds no finished round; run its {CONFIG} first")
-    planned = {cell.name: cell.rounds for cell in cells(experiment)}
-    _check(path, table, planned)
-    reached = table.group_by("cell").aggregate([("round", "max")]).to_pydict()
-    last = dict(zip(reached["cell"], reached["round_max"], strict=True))
-    unfinished = {name: (last.get(name, 0), want) for name, want in planned.items() if last.get(name, 0) < want}
-    return Folder(path, experiment, record, table, unfinished)
-
-
-def _record(path: Path) -> dict[str, Any]:
-    file = path / RECORD
-    if not file.is_file():
-        raise InputError(f"{path} is no output folder of a run: it holds no {RECORD}")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}); restore it") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{file} is damaged (no JSON object); restore it")
-    return record
-
-
-def _check(path: Path, table: pa.Table, planned: Mapping[str, int]) -> None:
-    """A table that the run cannot have written is damaged: its numbers are not shown."""
-    problem = ""
-    if any(column.null_count for column in table.columns):
-        problem = "values are missing"
-    elif foreign := sorted(set(table["cell"].unique().to_pylist()) - set(planned)):
-        problem = f"the cell {foreign[0]} is not in its {CONFIG}"
-    else:
-        correct, total = table["correct"].to_numpy(), table["total"].to_numpy()
-        # Sums of weighted recalls may pass the total by rounding.
-        if not (np.isfinite(correct) & (correct >= 0) & (correct <= total * (1 + 1e-6))).all():
-            problem = "a client has fewer than 0 or more than all rows correct"
-        elif not _complete(table):
-            problem = "a round does not have every client exactly once"
-    if problem:
-        raise InputError(f"{path / results.FILE} is damaged: {problem}; restore it or run again")
-
-
-def _complete(table: pa.Table) -> bool:
-    groups = table.group_by(["cell", "round", "protocol", "num_clients"]).aggregate(
-        [("client", "count"), ("client", "count_distinct"), ("client", "min"), ("client", "max")]
-    )
-    clients = groups["num_clients"].to_numpy()
-    return bool(
-        (groups["client_count"].to_numpy() == clients).all()
-        and (groups["client_count_distinct"].to_numpy() == clients).all()
-        and (groups["client_min"].to_numpy() == 0).all()
-        and (groups["client_max"].to_numpy() == clients - 1).all()
-    )
-
-
 def _merge(folders: list[Folder], left_out: list[str]) -> Reading:
-    owned = [(index, cell) for index, folder in enumerate(folders) for cell in cells(folder.experiment)]
-    extras = _extras([cell for _, cell in owned])
-    reading = Reading(folders, left_out, _different_files([cell for _, cell in owned]), pa.table({}), {}, {})
-    parts: dict[tuple, tuple[str, pa.Table]] = {}
-    for (index, cell), extra in zip(owned, extras, strict=True):
-        stored = folders[index].table
-        part = stored.filter(pa.array(stored["cell"].to_numpy() == cell.name))
-        if part.num_rows == 0:
+    owned = [one for index, folder in enumerate(folders) for one in _owned(index, folder)]
+    reading = Reading(folders, left_out, _different_files(owned), pa.table({}), {}, {}, {}, {})
+    shown: dict[tuple, tuple[str, _Owned]] = {}
+    for one, extra in zip(owned, _extras(owned), strict=True):
+        entries = folders[one.folder].entries
+        if one.rows.num_rows == 0 and one.cell.name not in folders[one.folder].diverged():
             continue
-        run = (*(part[name][0].as_py() for name in KEYS), *extra.items())
-        if run in parts:
-            before, other = parts[run]
-            places = f"folders {reading.origin[before][0] + 1} and {index + 1}"
-            reading.notes.append(f"{cell.name} is in {places}: the run with more rounds is shown, once")
-            if _last(part) <= _last(other):
+        facts = {name: getattr(one.cell, name) for name in FACTS} | _facts(one.rows) | {"corpus": one.corpus}
+        run = (*(facts[name] for name in KEYS), *extra.items())
+        if run in shown:
+            before, other = shown[run]
+            places = f"folders {reading.origin[before][0] + 1} and {one.folder + 1}"
+            reading.notes.append(f"{one.cell.name} is in {places}: the run with more rounds is shown, once")
+            if _last(one.rows) <= _last(other.rows):
                 continue
-            del parts[run], reading.origin[before], reading.labels[before]
-        name = _unique(cell.name, extra, index, reading.origin)
-        parts[run] = name, _renamed(part, {"cell": name})
-        reading.labels[name] = _label(cell, extra)
-        reading.origin[name] = index, cell.name
-    table = pa.concat_tables([part for _, part in parts.values()]).combine_chunks()
-    return reading._replace(table=table)
+            for held in (reading.origin, reading.labels, reading.known):
+                held.pop(before, None)
+            del shown[run]
+        name = _unique(one.cell.name, extra, one.folder, reading.origin)
+        shown[run] = name, one
+        reading.labels[name] = _label(one, extra)
+        reading.origin[name] = one.folder, one.cell.name
+        reading.rules[reading.labels[name]["rule"]] = one.cell.rule
+        if entries:
+            reading.known[name] = _known(one, entries, {**facts, **reading.labels[name], "cell": name})
+    table = pa.concat_tables([results.copied(one.rows, {"cell": name}) for name, one in shown.values()])
+    return reading._replace(table=table.combine_chunks())
+
+
+def _owned(index: int, folder: Folder) -> Iterable[_Owned]:
+    """The folder's cells; the corpus of one without rows is named as in the rows of another on the same texts."""
+    names = folder.table["cell"].to_numpy()
+    rows = {cell.name: folder.table.filter(pa.array(names == cell.name)) for cell in folder.cells}
+    named = {cell.corpus: rows[cell.name]["corpus"][0].as_py() for cell in folder.cells if rows[cell.name].num_rows}
+    for cell in folder.cells:
+        yield _Owned(index, cell, named.get(cell.corpus) or _corpus(cell), rows[cell.name])
+
+
+def _corpus(cell: Cell) -> str:
+    """As `load_texts` names it: the default name would credit the built-in corpus with a person's files."""
+    files = _files(cell)
+    return "/".join(files[0].parts[-2:]) if files and cell.corpus.name == Corpus().name else cell.corpus.name
+
+
+def _facts(rows: pa.Table) -> dict[str, Any]:
+    return {name: rows[name][0].as_py() for name in FACTS} if rows.num_rows else {}
+
+
+def _known(one: _Owned, entries: Mapping[str, Entry], facts: Mapping[str, Any]) -> Known:
+    entry = entries[one.cell.name]
+    trained = entries.get(entry.same_as, entry)
+    ended = entry.diverged_round, entry.diverged_client
+    return Known(facts, one.cell.protocols, one.cell.rounds, trained.identity, *ended)
+
+
+def same_runs(reading: Reading) -> dict[tuple[str, str], int]:
+    """Pairs of settings (or cells, where settings are alike) that are one run by construction -> how many cells."""
+    names = {place: name for name, place in reading.origin.items()}
+    pairs: Counter[tuple[str, str]] = Counter()
+    for name, (index, cell) in reading.origin.items():
+        entry = reading.folders[index].entries.get(cell)
+        other = names.get((index, entry.same_as)) if entry and entry.same_as else None
+        if other is not None:
+            told = [", ".join(reading.labels[one][column] for column in ("model", "rule")) for one in (name, other)]
+            pairs[(told[0], told[1]) if told[0] != told[1] else (name, other)] += 1
+    return dict(pairs)
 
 
 def _unique(name: str, extra: Mapping[str, str], index: int, taken: Collection[str]) -> str:
@@ -165,32 +154,25 @@ def labelled(reading: Reading) -> pa.Table:
 
 
 def _last(table: pa.Table) -> int:
-    return int(table["round"].to_numpy().max())
+    return int(table["round"].to_numpy().max(initial=0))
 
 
-def _renamed(table: pa.Table, values: Mapping[str, str]) -> pa.Table:
-    for name, value in values.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, pa.array([value] * table.num_rows, pa.string()))
-    return table
-
-
-def _extras(all_cells: Sequence[Cell]) -> list[dict[str, str]]:
+def _extras(owned: Sequence[_Owned]) -> list[dict[str, str]]:
     """For every cell its settings without a column that differ among the cells of its corpus and model."""
-    settings = [_settings(cell) for cell in all_cells]
+    settings = [_settings(one.cell) for one in owned]
     groups: dict[tuple[str, str], dict[str, set]] = {}
-    for cell, own in zip(all_cells, settings, strict=True):
-        found = groups.setdefault((cell.corpus.name, cell.model), {})
+    for one, own in zip(owned, settings, strict=True):
+        found = groups.setdefault((one.corpus, one.cell.model), {})
         for key, value in own.items():
             found.setdefault(key, set()).add(value)
     return [
-        {key: value for key, value in own.items() if len(groups[cell.corpus.name, cell.model][key]) > 1}
-        for cell, own in zip(all_cells, settings, strict=True)
+        {key: value for key, value in own.items() if len(groups[one.corpus, one.cell.model][key]) > 1}
+        for one, own in zip(owned, settings, strict=True)
     ]
 
 
-def _label(cell: Cell, extra: Mapping[str, str]) -> dict[str, str]:
-    label = {"corpus": cell.corpus.name, "model": cell.model, "rule": cell.rule}
+def _label(one: _Owned, extra: Mapping[str, str]) -> dict[str, str]:
+    label = {"corpus": one.corpus, "model": one.cell.model, "rule": one.cell.rule}
     defaults = dict(_flat({"local": Local().model_dump(), "partition": Partition().model_dump()}, ""))
     for key, value in extra.items():
         if defaults.get(key) != value:
@@ -220,10 +202,10 @@ def _files(cell: Cell) -> list[Path]:
     return [file for file in (cell.corpus.files.train, cell.corpus.files.test) if file]
 
 
-def _different_files(all_cells: Sequence[Cell]) -> list[str]:
+def _different_files(owned: Sequence[_Owned]) -> list[str]:
     places: dict[str, dict[str, None]] = {}
-    for cell in all_cells:
-        places.setdefault(cell.corpus.name, {})[", ".join(map(str, _files(cell)))] = None
+    for one in owned:
+        places.setdefault(one.corpus, {})[", ".join(map(str, _files(one.cell)))] = None
     return [
         f"{name} was read from {len(found)} places, taken as the same rows where the file names are: "
         + "; ".join(place or "by its name" for place in found)

@@ -1,18 +1,16 @@
 """Which figures the data at hand allow, and what each of them shows."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from fedjax_paradox.audits import Audit
 from fedjax_paradox.report import figures
 from fedjax_paradox.report.tables import Row, number
+from fedjax_paradox.report.view import View, is_base
 
-PREFERRED = "label_matched"  # one and the same measurement for every model
 INTERVALS = "Bars are 95 % intervals over partitions; points of one partition have none."
 
 
@@ -25,65 +23,6 @@ class Picture(NamedTuple):
     figure: Figure
 
 
-class View(NamedTuple):
-    """What figures show of a report's data: one protocol, rule and number of clients, where they show only one."""
-
-    table: pa.Table  # clients
-    measured: pa.Table  # statistics.measures, every round
-    rows: list[Row]  # means over the runs of a setting
-    runs: list[dict[str, Any]]  # as picked under `protocol`, those of `base` and `num_clients` alone
-    audits: Mapping[str, Audit]  # by cell
-    protocol: str
-    num_clients: int
-    base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
-    when: str  # words for the rounds of `rows`
-
-    @property
-    def told(self) -> str:
-        rules = dict.fromkeys(self.base.values())
-        by_model = (f"{rule} ({model})" for (_, model), rule in self.base.items())
-        return f"{next(iter(rules)) if len(rules) == 1 else '; '.join(by_model)}; {self.num_clients} clients"
-
-
-def look(
-    table: pa.Table,
-    measured: pa.Table,
-    picked: pa.Table,
-    rows: list[Row],
-    audits: Mapping[str, Audit],
-    rules: Mapping[str, str],
-    when: str,
-) -> View:
-    """Chooses what is shown where only one can be: the commonest rule and number of clients.
-
-    Args:
-      rules: label of a rule -> the rule, without the settings that are written behind it.
-    """
-    protocols = list(dict.fromkeys(picked["protocol"].to_pylist()))
-    protocol = PREFERRED if PREFERRED in protocols else protocols[0]
-    settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
-    num_clients, rule = _commonest((one["num_clients"], rules[one["rule"]]) for one in settings)
-    labels: dict[tuple[str, str], list[str]] = {}
-    for one in settings:
-        if (one["num_clients"], rules[one["rule"]]) == (num_clients, rule):
-            labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
-    base = {series: _commonest(found) for series, found in labels.items()}
-    view = View(table, measured, rows, [], audits, protocol, num_clients, base, when)
-    runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and _is_base(view, run)]
-    runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
-    return view._replace(runs=runs)
-
-
-def _commonest(values: Iterable[Any]) -> Any:
-    counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value))
-
-
-def _is_base(view: View, setting: Mapping[str, Any]) -> bool:
-    rule = view.base.get((setting["corpus"], setting["model"]))
-    return setting["rule"] == rule and setting["num_clients"] == view.num_clients
-
-
 def pictures(view: View) -> list[Picture]:
     """The figures that the data allow, in the order of a report."""
     made = (_gap_against_alpha, _gap_against_clients, _learning, _clients, _strip, _rules, _protocols)
@@ -91,7 +30,7 @@ def pictures(view: View) -> list[Picture]:
 
 
 def _gap_against_alpha(view: View) -> Iterator[Picture]:
-    panels = _by_protocol([row for row in view.rows if _is_base(view, row.setting)], "alpha", view)
+    panels = _by_protocol([row for row in view.rows if is_base(view, row.setting)], "alpha", view)
     yield Picture(
         "gap-against-alpha",
         f"Gap (mean minus worst client) against label skew {view.when}, a panel per protocol; {view.told}. {INTERVALS}",
@@ -109,11 +48,12 @@ def _gap_against_clients(view: View) -> Iterator[Picture]:
     if len(found[alpha]) < 2:
         return
     here = [row for row in view.rows if row.setting["alpha"] == alpha]
-    rows = [row for row in here if _is_base(view, {**row.setting, "num_clients": view.num_clients})]
+    rows = [row for row in here if is_base(view, {**row.setting, "num_clients": view.num_clients})]
     panels = _by_protocol(rows, "num_clients", view)
     yield Picture(
         "gap-against-clients",
-        f"Gap against the number of clients at α = {number(alpha)} {view.when}, a panel per protocol. {INTERVALS}",
+        f"Gap against the number of clients at α = {number(alpha)} {view.when}, a panel per protocol"
+        f"{_ended([row for row in rows if row.setting['protocol'] == view.protocol])}. {INTERVALS}",
         f"Gap in percentage points against the number of clients. {_spoken(panels, '{:g} clients'.format)}",
         figures.gap_against(panels, "number of clients K"),
     )
@@ -133,7 +73,8 @@ def _learning(view: View) -> Iterator[Picture]:
     for run in _first_runs(view, alphas[:1] + alphas[1:][-1:]):
         curve = _curve(view, run["cell"])
         if len(curve.rounds) > 1:
-            panels[f"{_series(run, view)}, α = {number(run['alpha'])}"] = curve
+            ended = f", diverged in {run['diverged']}" if run["diverged"] else ""
+            panels[f"{_series(run, view)}, α = {number(run['alpha'])}{ended}"] = curve
             seeds.add((run["partition_seed"], run["seed"]))
     if not panels:
         return
@@ -159,6 +100,8 @@ def _curve(view: View, cell: str) -> figures.Curve:
 
 
 def _clients(view: View) -> Iterator[Picture]:
+    if not view.runs:
+        return
     corpus = view.runs[0]["corpus"]
     runs = [run for run in _first_runs(view, [view.runs[0]["alpha"]]) if run["corpus"] == corpus]
     first = runs[0]
@@ -179,7 +122,7 @@ def _clients(view: View) -> Iterator[Picture]:
     )
     yield Picture(
         "clients-by-class",
-        f"The clients of one partition ({where}) and their accuracy under {view.protocol} {_round(first)}; "
+        f"The clients of one partition ({where}) and their accuracy under {view.protocol} {_rounds(runs)}; "
         f"{view.told}.{missing}",
         f"Heat map with a row per client. {'; '.join(spoken)}.",
         figures.clients_by_class(grid),
@@ -187,6 +130,8 @@ def _clients(view: View) -> Iterator[Picture]:
 
 
 def _strip(view: View) -> Iterator[Picture]:
+    if not view.runs:
+        return
     panels: dict[str, dict[str, np.ndarray]] = {}
     for run in view.runs:
         column = panels.setdefault(f"α = {number(run['alpha'])}", {})
@@ -200,7 +145,7 @@ def _strip(view: View) -> Iterator[Picture]:
     )
     yield Picture(
         "clients",
-        f"Every client's accuracy under {view.protocol} {_round(*view.runs)}, the clients of all runs together; "
+        f"Every client's accuracy under {view.protocol} {_rounds(view.runs)}, the clients of all runs together; "
         f"{view.told}. The black bar is their mean.",
         f"Strip plot of clients. Range by alpha and model: {'; '.join(spoken)}.",
         figures.strip(panels),
@@ -220,7 +165,8 @@ def _rules(view: View) -> Iterator[Picture]:
     panels = _by_alpha(rows, lambda setting: names.index(setting["rule"]), view)
     yield Picture(
         "rules",
-        f"Gap by rule under {view.protocol} {view.when}, a panel per α; {view.num_clients} clients. {INTERVALS}",
+        f"Gap by rule under {view.protocol} {view.when}, a panel per α; {view.num_clients} clients{_ended(rows)}. "
+        f"{INTERVALS}",
         f"Gap in percentage points by rule. {_spoken(panels, lambda x: names[int(x)])}",
         figures.compare(
             panels, [name.replace("local.", "") for name in names], "gap (percentage points)", joined=False
@@ -229,7 +175,7 @@ def _rules(view: View) -> Iterator[Picture]:
 
 
 def _protocols(view: View) -> Iterator[Picture]:
-    rows = [row for row in view.rows if _is_base(view, row.setting)]
+    rows = [row for row in view.rows if is_base(view, row.setting)]
     names = sorted({row.setting["protocol"] for row in rows})
     if len(names) < 2:
         return
@@ -242,10 +188,25 @@ def _protocols(view: View) -> Iterator[Picture]:
     )
 
 
-def _round(*runs: Mapping[str, Any]) -> str:
-    """The round of single clients' accuracies; a mean of rounds ends with it."""
-    rounds = sorted({run["round"] for run in runs})
+def _rounds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The rounds of single clients' accuracies, by model where they differ; a mean of rounds ends with its round."""
+    found: dict[str, set[int]] = {}
+    for run in runs:
+        found.setdefault(run["model"], set()).add(run["round"])
+    told = {model: _after(sorted(rounds)) for model, rounds in found.items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "(" + ", ".join(f"{model} {after}" for model, after in told.items()) + ")"
+
+
+def _after(rounds: Sequence[int]) -> str:
     return f"after round {rounds[0]}" if len(rounds) == 1 else f"after rounds {rounds[0]} to {rounds[-1]}"
+
+
+def _ended(rows: Sequence[Row]) -> str:
+    """How many of the runs behind the rows of one protocol diverged."""
+    diverged, every = sum(row.diverged for row in rows), sum(row.estimates["gap"].runs for row in rows)
+    return f"; {diverged} of {every} runs diverged and count with their last finite round" if diverged else ""
 
 
 def _by_alpha(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> dict[str, list[figures.Line]]:
@@ -297,9 +258,13 @@ def _spoken(panels: Mapping[str, Sequence[figures.Line]], name: Callable[[float]
     return " ".join(
         f"{title}: "
         + "; ".join(
-            f"{line.label} " + ", ".join(f"{name(x)} {100 * y:.1f}" for x, y in zip(line.x, line.value, strict=True))
+            f"{line.label} " + ", ".join(f"{name(x)} {_gap(y)}" for x, y in zip(line.x, line.value, strict=True))
             for line in lines
         )
         + "."
         for title, lines in panels.items()
     )
+
+
+def _gap(value: float) -> str:
+    return f"{100 * value:.1f}" if np.isfinite(value) else "without a number"

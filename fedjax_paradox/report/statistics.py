@@ -5,7 +5,6 @@ effect, and training seeds differ within it. Where the same few seeds serve all 
 on all of them, intervals are too narrow (see `interval`).
 """
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +13,9 @@ import pyarrow as pa
 from scipy.special import stdtr, stdtrit
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.evaluation.fairness import Summary, summarise
-from fedjax_paradox.storage import results
+from fedjax_paradox.evaluation.fairness import Summary
+from fedjax_paradox.report.runs import MEASURES, require
 
-# What tells runs apart in a table; `cell` is a label that names the swept settings that have no column.
-RUN = ("cell", "corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
 # One value of each on a side of a comparison.
 SETTING = ("corpus", "model", "rule", "alpha", "num_clients", "protocol")
 LEVEL = 0.95
@@ -26,16 +23,6 @@ RESAMPLES = 9_999
 BOOTSTRAP_FROM = 8  # distinct partition means; with fewer, resampling them cannot show how they spread
 
 _NAN = float("nan")
-
-MEASURES = pa.schema(
-    [
-        *(results.SCHEMA.field(name) for name in (*RUN, "round", "protocol")),
-        *((name, pa.float64()) for name in Summary._fields if name != "worst_client"),
-        ("worst_client", pa.int32()),
-        ("clients", pa.int32()),  # that have train rows and an accuracy
-        ("identical", pa.bool_()),  # all of them have the same correct and total: gap 0 by construction
-    ]
-)
 
 
 class Estimate(NamedTuple):
@@ -66,6 +53,7 @@ class Paired(NamedTuple):
     b: Estimate
     flip: float  # confidence that the true difference has the other sign; NaN without an interval
     unmatched: tuple[Unmatched, ...]
+    same: int = 0  # pairs whose two sides are one run by construction
 
 
 class Shares(NamedTuple):
@@ -77,84 +65,6 @@ class Shares(NamedTuple):
     training_share: float
     clipped: bool  # the estimate of the partition's variance was negative and is put to 0
     reason: str = ""
-
-
-def measures(table: pa.Table) -> pa.Table:
-    """One row of schema MEASURES per (run, round, protocol), in the table's order.
-
-    Clients without train rows or with total 0 are left out.
-
-    Raises:
-      InputError: a column is missing, the table is empty, or a client occurs twice in a run's round.
-    """
-    _require(table, results.SCHEMA.names)
-    if not len(table):
-        raise InputError("the results hold no finished round (0 rows); run the experiment first")
-    groups = results.counts(table, [*RUN, "round", "protocol"])
-    return pa.Table.from_pylist([_measured(*group) for group in groups], MEASURES)
-
-
-def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> dict[str, Any]:
-    scored = np.stack([correct, total])[:, total > 0]
-    identical = scored.size > 0 and bool((scored == scored[:, :1]).all())
-    spread = summarise(correct, total)._asdict()
-    return {**key, **spread, "clients": scored.shape[1], "identical": identical}
-
-
-def pick(measured: pa.Table, when: str) -> pa.Table:
-    """One row of schema MEASURES per (run, protocol): "last", "round N" or "mean of last N" (rounds).
-
-    There is no "best": choosing a round by its test accuracy is choosing on the test set. In a mean of rounds,
-    `round` is the last of them, `clients` the fewest, and `worst_client` -1 unless it is the same in all.
-
-    Raises:
-      InputError: another `when`, or a run that lacks the rounds.
-    """
-    _require(measured, MEASURES.names)
-    kind, number = parse_rounds(when)
-    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in measured.sort_by("round").to_pylist():
-        runs.setdefault(tuple(row[name] for name in (*RUN, "protocol")), []).append(row)
-    chosen = []
-    for rows in runs.values():
-        found = rows[-number:] if kind == "last" else [row for row in rows if row["round"] == number]
-        if len(found) < (number if kind == "last" else 1):
-            raise InputError(
-                f"the run {rows[0]['cell']} (seeds {rows[0]['partition_seed']}, {rows[0]['seed']}) has no {when!r}: "
-                f"it holds {len(rows)} rounds up to {rows[-1]['round']}; choose 'last' or train longer"
-            )
-        chosen.append(found[0] if len(found) == 1 else _mean(found))
-    return pa.Table.from_pylist(chosen, MEASURES)
-
-
-def parse_rounds(when: str) -> tuple[str, int]:
-    """("round", N) for "round N", ("last", N) for "mean of last N", ("last", 1) for "last"; else InputError."""
-    fixed, mean = re.fullmatch(r"round ([1-9]\d*)", when), re.fullmatch(r"mean of last ([1-9]\d*)", when)
-    if fixed:
-        return "round", int(fixed[1])
-    if mean or when == "last":
-        return "last", int(mean[1]) if mean else 1
-    raise InputError(f"rounds are chosen by 'last', 'round N' or 'mean of last N' (got {when!r}); use 'last'")
-
-
-def spelled(when: str) -> str:
-    """`when` in words that fit behind a measure."""
-    kind, number = parse_rounds(when)
-    if kind == "round":
-        return f"after round {number}"
-    return "after the last round" if number == 1 else f"in the mean of the last {number} rounds"
-
-
-def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    spread = {name: float(np.mean([row[name] for row in rows])) for name in Summary._fields}
-    worst = {row["worst_client"] for row in rows}
-    return {
-        **rows[-1],
-        **spread,
-        "worst_client": worst.pop() if len(worst) == 1 else -1,
-        "clients": min(row["clients"] for row in rows),
-        "identical": all(row["identical"] for row in rows),
-    }
 
 
 def interval(values: np.ndarray, partition_seeds: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
@@ -266,20 +176,25 @@ def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[s
                 f"sides a and b differ in {name} ({settings['a'][name]!r} and {settings['b'][name]!r}); compare "
                 f"runs of one {name}, or name it in `varying` where the difference is meant"
             )
-    of_a, of_b = _by_seeds("a", a, measure), _by_seeds("b", b, measure)
+    of_a, of_b = _by_seeds("a", a), _by_seeds("b", b)
     common = sorted(of_a.keys() & of_b.keys())
     unmatched = [Unmatched("a", *seeds) for seeds in sorted(of_a.keys() - of_b.keys())]
     unmatched += [Unmatched("b", *seeds) for seeds in sorted(of_b.keys() - of_a.keys())]
-    values = np.array([(of_a[seeds], of_b[seeds]) for seeds in common]).reshape(-1, 2)
+    values = np.array([(of_a[seeds][measure], of_b[seeds][measure]) for seeds in common]).reshape(-1, 2)
+    same = sum(_is_same(of_a[seeds], of_b[seeds]) for seeds in common)
     partitions = np.array([partition for partition, _ in common], np.int64)
     difference, flip = _interval(values[:, 0] - values[:, 1], partitions, RESAMPLES)
     mean_a, mean_b = (possible(interval(side, partitions)) for side in values.T)
-    return Paired(difference, mean_a, mean_b, flip, tuple(unmatched))
+    return Paired(difference, mean_a, mean_b, flip, tuple(unmatched), same)
+
+
+def _is_same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a["run"] != "" and all(a[name] == b[name] for name in ("run", "round", "protocol"))
 
 
 def _setting(side: str, table: pa.Table) -> dict[str, Any]:
     """The one value of each column of SETTING."""
-    _require(table, MEASURES.names)
+    require(table, MEASURES.names)
     found = {name: table[name].unique().to_pylist() for name in SETTING}
     if not len(table):
         raise InputError(f"side {side} of the comparison holds no run; check the selection")
@@ -289,7 +204,7 @@ def _setting(side: str, table: pa.Table) -> dict[str, Any]:
     return {name: values[0] for name, values in found.items()}
 
 
-def _by_seeds(side: str, table: pa.Table, measure: str) -> dict[tuple[int, int], float]:
+def _by_seeds(side: str, table: pa.Table) -> dict[tuple[int, int], dict[str, Any]]:
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for row in table.to_pylist():
         twin = found.setdefault((row["partition_seed"], row["seed"]), row)
@@ -299,7 +214,7 @@ def _by_seeds(side: str, table: pa.Table, measure: str) -> dict[tuple[int, int],
                 f"{twin['cell']!r}, round {twin['round']}, and cell {row['cell']!r}, round {row['round']}; pick "
                 "one round, and select one cell"
             )
-    return {seeds: row[measure] for seeds, row in found.items()}
+    return found
 
 
 def variance_shares(values: np.ndarray, partition_seeds: np.ndarray) -> Shares:
@@ -318,7 +233,7 @@ def variance_shares(values: np.ndarray, partition_seeds: np.ndarray) -> Shares:
         return Shares(_NAN, _NAN, _NAN, _NAN, False, reason)
     means, runs = np.array([group.mean() for group in groups]), len(values)
     within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (runs - len(groups))
-    between = float(sizes @ (means - values.mean()) ** 2) / (len(groups) - 1)
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (len(groups) - 1)
     partition = (between - within) / ((runs - (sizes**2).sum() / runs) / (len(groups) - 1))
     clipped, partition = partition < 0, max(partition, 0.0)
     total = partition + within
@@ -335,12 +250,3 @@ def _no_shares(values: np.ndarray, sizes: np.ndarray) -> str:
     if np.ptp(values) < 1e-12:
         return "all runs have the same value: there is no variance to share out"
     return ""
-
-
-def _require(table: pa.Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"the table lacks the column {missing[0]!r} (it has {', '.join(table.column_names) or 'none'}); give "
-            "a table as this package writes it"
-        )

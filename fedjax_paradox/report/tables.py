@@ -1,11 +1,14 @@
 """Tables of a report: one value for the page, for Markdown and for LaTeX."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from fedjax_paradox.report.runs import Known
 from fedjax_paradox.report.statistics import SETTING, Estimate, Shares, interval, possible, variance_shares
 
 MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
@@ -32,13 +35,15 @@ class Row(NamedTuple):
     rounds: tuple[int, int]  # fewest and most rounds of its runs
     identical: bool  # in every run all clients were scored on the same rows
     gap: Shares  # what the gap's variance comes from
+    diverged: int  # of its runs, those that stopped early and count with their last finite round
+    numberless: int  # of these, those that have none
 
 
 def summarised(picked: pa.Table) -> list[Row]:
     """One row per setting and protocol, sorted by setting.
 
     Args:
-      picked: `statistics.pick`ed measures, a row per (run, protocol).
+      picked: `runs.pick`ed measures, a row per (run, protocol).
     """
     groups: dict[tuple, list[dict]] = {}
     for run in picked.to_pylist():
@@ -48,21 +53,30 @@ def summarised(picked: pa.Table) -> list[Row]:
 
 def _row(setting: dict, runs: Sequence[dict]) -> Row:
     seeds = np.array([run["partition_seed"] for run in runs])
-    rounds = [run["round"] for run in runs]
+    rounds = [run["round"] for run in runs if run["round"]] or [0]
+    first, diverged = (sum(0 < run["diverged"] <= most for run in runs) for most in (1, inf))
     estimates = {name: possible(interval(np.array([run[name] for run in runs]), seeds)) for name in MEASURES}
     shares = variance_shares(np.array([run["gap"] for run in runs]), seeds)
-    return Row(setting, estimates, (min(rounds), max(rounds)), all(run["identical"] for run in runs), shares)
+    identical = all(run["identical"] for run in runs)
+    return Row(setting, estimates, (min(rounds), max(rounds)), identical, shares, diverged, first)
 
 
-def accuracy(rows: Sequence[Row], protocol: str, when: str) -> Table:
-    """Mean, worst and gap of every setting under one protocol, with 95 % intervals; when: words for the rounds."""
+def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple[str, str]] = ()) -> Table:
+    """Mean, worst and gap of every setting under one protocol, with 95 % intervals.
+
+    Args:
+      when: words for the rounds; same: pairs of settings that are one run by construction.
+    """
     rows = [row for row in rows if row.setting["protocol"] == protocol]
     shown = _shown(rows)
     lines = [_accuracy_line(row, shown) for row in rows]
     notes = [f"* {_CONSTRUCTION}"] if any(row.identical for row in rows) else []
+    notes += [_DIVERGED] if any(row.diverged for row in rows) else []
+    pairs = "; ".join(f"{one} and {other}" for one, other in same)
+    notes += [f"The same run by construction, trained once: {pairs}."] if pairs else []
     reasons = dict.fromkeys(row.estimates["gap"].reason for row in rows if row.estimates["gap"].reason)
     return Table(
-        name="accuracy-" + "".join(letter if letter.isalnum() else "-" for letter in protocol),
+        name=f"accuracy-{_stem(protocol)}",
         caption=f"Accuracy of the clients under {protocol} {when}: mean over clients and worst client "
         "in %, gap in percentage points, with 95 % intervals over partitions.",
         columns=[*(COLUMNS[name] for name in shown), "runs", "round", *MEASURES.values()],
@@ -89,14 +103,25 @@ def variances(rows: Sequence[Row]) -> Table | None:
     )
 
 
+def _stem(name: str) -> str:
+    """Part of a file's name: letters, digits and hyphens, and a digest where they are not all that there is."""
+    stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+    plain_ = stem == name.lower().replace("_", "-") and "-" not in name and len(stem) <= 60
+    return stem if plain_ else f"{stem[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
 _SHARES = ("partition SD", "training SD", "partition share, %", "training share, %")
 
 
 def _variance_line(row: Row, shown: Sequence[str]) -> list[str]:
     partition, training, *shares = row.gap[:4]
     deviations = [f"{100 * variance**0.5:.1f}" for variance in (partition, training)]
-    runs = str(row.estimates["gap"].runs)
-    return [*(number(row.setting[name]) for name in shown), runs, *deviations, *(f"{100 * s:.0f}" for s in shares)]
+    return [
+        *(number(row.setting[name]) for name in shown),
+        _runs(row),
+        *deviations,
+        *(f"{100 * s:.0f}" for s in shares),
+    ]
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:
@@ -111,14 +136,29 @@ def _accuracy_line(row: Row, shown: Sequence[str]) -> list[str]:
     low, high = row.rounds
     return [
         *(number(row.setting[name]) for name in shown),
-        str(row.estimates["gap"].runs),
+        _runs(row),
         str(high) if low == high else f"{low} to {high}",
         *(percent(row.estimates[name]) + ("*" if row.identical and name == "gap" else "") for name in MEASURES),
     ]
 
 
-def runs(picked: pa.Table, when: str) -> Table:
-    """Every run under every protocol, with all measures of spread."""
+_DIVERGED = (
+    "Runs that diverged count with their last finite round. One that diverged in round 1 has no number, so that no "
+    "mean over it has one."
+)
+
+
+def _runs(row: Row) -> str:
+    """`8`, or `8 (2 diverged, 1 without a number)`."""
+    told = [f"{row.diverged} diverged"] * (row.diverged > 0) + [f"{row.numberless} without a number"] * (
+        row.numberless > 0
+    )
+    return str(row.estimates["gap"].runs) + (f" ({', '.join(told)})" if told else "")
+
+
+def runs(picked: pa.Table, when: str, known: Mapping[str, Known]) -> Table:
+    """Every run under every protocol, with all measures of spread, and how it ended where one diverged."""
+    ended = any(one.diverged for one in known.values())
     percents = ("average", "worst", "gap", "best_minus_worst", "std", "bottom_10")
     plain = ("gini", "jain")
     lines = [
@@ -127,6 +167,7 @@ def runs(picked: pa.Table, when: str) -> Table:
             *(_decimal(100 * run[name], "{:.1f}") for name in percents),
             *(_decimal(run[name], "{:.3f}") for name in plain),
             str(run["worst_client"]) if run["clients"] else NONE,
+            *([diverged(known[run["cell"]])] if ended else []),
         ]
         for run in picked.to_pylist()
     ]
@@ -135,10 +176,16 @@ def runs(picked: pa.Table, when: str) -> Table:
         name="runs",
         caption=f"Every run {when}: accuracies in %, their spread in percentage points; "
         "Gini (0 = equal) and Jain (1 = equal) have no unit.",
-        columns=["cell", "partition seed", "seed", "round", "protocol", *spread],
-        numeric=[False, True, True, True, False, *(True for _ in spread)],
+        columns=["cell", "partition seed", "seed", "round", "protocol", *spread, *["status"] * ended],
+        numeric=[False, True, True, True, False, *(True for _ in spread), *[False] * ended],
         rows=lines,
     )
+
+
+def diverged(one: Known) -> str:
+    """How a run ended that stopped early, "" where it did not."""
+    who = "the rule" if one.client < 0 else f"client {one.client}"
+    return f"diverged in round {one.diverged} ({who})" if one.diverged else ""
 
 
 def percent(estimate: Estimate, signed: bool = False) -> str:
@@ -159,69 +206,3 @@ def _decimal(value: float, form: str) -> str:
 def number(value: str | float | int) -> str:
     """Text as it is, numbers in their shortest form."""
     return value if isinstance(value, str) else f"{value:g}"
-
-
-def markdown(table: Table) -> str:
-    """A pipe table with its caption above and its notes below."""
-
-    def line(entries: Sequence[str]) -> str:
-        return "| " + " | ".join(plain(entry) for entry in entries) + " |"
-
-    rule = "|" + "|".join("--:" if numeric else ":--" for numeric in table.numeric) + "|"
-    body = "\n".join([line(table.columns), rule, *map(line, table.rows)])
-    text = [plain(part) for part in (table.caption, *table.notes)]
-    return "\n\n".join([f"**{text[0]}**", body, *text[1:]]) + "\n"
-
-
-def plain(text: str) -> str:
-    """Text whose letters mean nothing to Markdown."""
-    return _escape(text, _MARKDOWN)
-
-
-def latex(table: Table) -> str:
-    r"""A `table` with `\hline`s that needs no package."""
-
-    def line(entries: Sequence[str]) -> str:
-        return " & ".join(_escape(entry, _LATEX) for entry in entries) + r" \\"
-
-    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
-    body = [line(table.columns), r"\hline", *map(line, table.rows)]
-    notes = [rf"\par\smallskip\footnotesize {_escape(note, _LATEX)}" for note in table.notes]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_escape(table.caption, _LATEX)}}}",
-            rf"\label{{tab:{table.name}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\hline",
-            *body,
-            r"\hline",
-            r"\end{tabular}",
-            *notes,
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-_MARKDOWN = {letter: f"\\{letter}" for letter in r"\`*_[]<>|#"} | {"\n": " "}
-_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\(<\)",
-    ">": r"\(>\)",
-    "|": r"\(|\)",
-    "α": r"\(\alpha\)",
-    "−": r"\(-\)",
-    "–": "--",
-    "\n": " ",
-}
-
-
-def _escape(text: str, letters: dict[str, str]) -> str:
-    escaped = "".join(letters.get(letter, letter) for letter in text)
-    if letters is _LATEX:  # a letter that a plain pdflatex has no glyph for would stop it
-        return "".join(letter if letter.isascii() else f"[U+{ord(letter):04X}]" for letter in escaped)
-    return escaped

@@ -1,0 +1,185 @@
+"""Per-client tables as runs: measures of every round, and which round counts.
+
+A run that diverged stays in: it counts with its last finite round, carried forward to the rounds that it was to
+have, as an intention-to-treat analysis counts everybody. One that diverged in round 1 counts without a number.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.evaluation.fairness import Summary, average, summarise
+from fedjax_paradox.storage import results
+
+# What tells runs apart in a table; `cell` is a label that names the swept settings that have no column.
+RUN = ("cell", "corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
+
+MEASURES = pa.schema(
+    [
+        *(results.SCHEMA.field(name) for name in (*RUN, "round", "protocol")),
+        *((name, pa.float64()) for name in Summary._fields if name != "worst_client"),
+        ("worst_client", pa.int32()),
+        ("clients", pa.int32()),  # that have train rows and an accuracy
+        ("identical", pa.bool_()),  # all of them have the same correct and total: gap 0 by construction
+        ("diverged", pa.int32()),  # the round that the run diverged in, 0 where it did not
+        ("rounds", pa.int64()),  # that it was to have, 0 where nobody says
+        ("run", pa.string()),  # equal for cells that are one run by construction, "" where nobody says
+    ]
+)
+
+
+class Known(NamedTuple):
+    """What a folder says of a cell beyond its numbers."""
+
+    facts: Mapping[str, Any]  # the columns of RUN
+    protocols: Sequence[str]
+    rounds: int
+    run: str
+    diverged: int = 0
+    client: int = -1  # whose training was not finite, -1 where the rule's own result was not
+
+
+def measures(table: pa.Table, known: Mapping[str, Known] = MappingProxyType({})) -> pa.Table:
+    """One row of schema MEASURES per (run, round, protocol), in the table's order.
+
+    Clients without train rows or with total 0 are left out. A run that diverged in round 1 has one row per protocol,
+    of round 0 and without numbers.
+
+    Args:
+      known: cell -> what its folder says of it, where it does.
+
+    Raises:
+      InputError: a column is missing, the table is empty, or a client occurs twice in a run's round.
+    """
+    require(table, results.SCHEMA.names)
+    if not len(table):
+        raise InputError("the results hold no finished round (0 rows); run the experiment first")
+    groups = results.counts(table, [*RUN, "round", "protocol"])
+    rows = [_measured(*group) for group in groups]
+    return pa.Table.from_pylist([{**row, **_end(row["cell"], known)} for row in [*rows, *_numberless(known)]], MEASURES)
+
+
+def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> dict[str, Any]:
+    scored = np.stack([correct, total])[:, total > 0]
+    identical = scored.size > 0 and bool((scored == scored[:, :1]).all())
+    spread = summarise(correct, total)._asdict()
+    return {**key, **spread, "clients": scored.shape[1], "identical": identical}
+
+
+def _end(cell: str, known: Mapping[str, Known]) -> dict[str, Any]:
+    one = known.get(cell)
+    return {"diverged": 0, "rounds": 0, "run": ""} if one is None else {k: getattr(one, k) for k in _END}
+
+
+_END = ("diverged", "rounds", "run")
+
+
+def _numberless(known: Mapping[str, Known]) -> Iterator[dict[str, Any]]:
+    nothing = summarise(np.zeros(0), np.zeros(0))._asdict()
+    for one in known.values():
+        for protocol in one.protocols if one.diverged == 1 else ():
+            yield {**one.facts, **nothing, "round": 0, "protocol": protocol, "clients": 0, "identical": False}
+
+
+def pick(measured: pa.Table, when: str) -> pa.Table:
+    """One row of schema MEASURES per (run, protocol): "last", "round N" or "mean of last N" (rounds).
+
+    There is no "best": choosing a round by its test accuracy is choosing on the test set. In a mean of rounds,
+    `round` is the last of them, `clients` the fewest, and `worst_client` -1 unless it is the same in all. Of a run
+    that diverged, rounds from there on count as its last finite one, which `round` then is.
+
+    Raises:
+      InputError: another `when`, or a run that lacks the rounds.
+    """
+    require(measured, MEASURES.names)
+    kind, number = parse_rounds(when)
+    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in measured.sort_by("round").to_pylist():
+        runs.setdefault(_key(row), []).append(row)
+    chosen = []
+    for rows in runs.values():
+        found = _last(rows, number) if kind == "last" else _at(rows, number)
+        if len(found) < (number if kind == "last" else 1):
+            raise InputError(
+                f"the run {rows[0]['cell']} (seeds {rows[0]['partition_seed']}, {rows[0]['seed']}) has no {when!r}: "
+                f"it holds {len(rows)} rounds up to {rows[-1]['round']}; choose 'last' or train longer"
+            )
+        chosen.append(found[0] if len(found) == 1 else _mean(found))
+    return pa.Table.from_pylist(chosen, MEASURES)
+
+
+def reaching(measured: pa.Table, round_: int) -> pa.Table:
+    """The rows of the runs that have a round, or diverged before they could."""
+    rows = measured.to_pylist()
+    reached = {_key(row) for row in rows if _at([row], round_)}
+    return measured.filter(pa.array([_key(row) in reached for row in rows], pa.bool_()))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in (*RUN, "protocol"))
+
+
+def _at(rows: Sequence[dict[str, Any]], round_: int) -> list[dict[str, Any]]:
+    found = [row for row in rows if row["round"] == round_]
+    last = rows[-1]
+    return found or ([last] if 0 < last["diverged"] <= round_ <= last["rounds"] else [])
+
+
+def _last(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    last = rows[-1]
+    carried = min(number, max(last["rounds"] - last["round"], 0)) if last["diverged"] else 0
+    if carried and last["round"] == 0:
+        return [last] * carried
+    return [*rows[len(rows) - min(number - carried, len(rows)) :], *[last] * carried]
+
+
+def parse_rounds(when: str) -> tuple[str, int]:
+    """("round", N) for "round N", ("last", N) for "mean of last N", ("last", 1) for "last"; else InputError."""
+    fixed, mean = re.fullmatch(r"round ([1-9]\d*)", when), re.fullmatch(r"mean of last ([1-9]\d*)", when)
+    if fixed:
+        return "round", int(fixed[1])
+    if mean or when == "last":
+        return "last", int(mean[1]) if mean else 1
+    raise InputError(f"rounds are chosen by 'last', 'round N' or 'mean of last N' (got {when!r}); use 'last'")
+
+
+def spelled(when: str) -> str:
+    """`when` in words that fit behind a measure."""
+    kind, number = parse_rounds(when)
+    if kind == "round":
+        return f"after round {number}"
+    return "after the last round" if number == 1 else f"in the mean of the last {number} rounds"
+
+
+def ends(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of some runs diverged, "" where none did."""
+    diverged, first = sum(row["diverged"] > 0 for row in rows), sum(row["diverged"] == 1 for row in rows)
+    told = f"{diverged} of {len(rows)} diverged" if diverged else ""
+    return f"{told}, {first} of them in round 1 and without a number" if first else told
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    spread = {name: average(row[name] for row in rows) for name in Summary._fields}
+    worst = {row["worst_client"] for row in rows}
+    return {
+        **rows[-1],
+        **spread,
+        "worst_client": worst.pop() if len(worst) == 1 else -1,
+        "clients": min(row["clients"] for row in rows),
+        "identical": all(row["identical"] for row in rows),
+    }
+
+
+def require(table: pa.Table, names: Sequence[str]) -> None:
+    """InputError where a table lacks a column."""
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"the table lacks the column {missing[0]!r} (it has {', '.join(table.column_names) or 'none'}); give "
+            "a table as this package writes it"
+        )

@@ -1,0 +1,74 @@
+"""What the figures of a report look at, where they can show only one rule, protocol or number of clients."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from fedjax_paradox.audits import Audit
+from fedjax_paradox.report.runs import ends
+from fedjax_paradox.report.tables import Row
+
+PREFERRED = "label_matched"  # one and the same measurement for every model
+
+
+class View(NamedTuple):
+    """What figures show of a report's data: one protocol, rule and number of clients, where they show only one."""
+
+    table: pa.Table  # clients
+    measured: pa.Table  # runs.measures, every round
+    rows: list[Row]  # means over the runs of a setting
+    runs: list[dict[str, Any]]  # as picked under `protocol`, with numbers, of `base` and `num_clients` alone
+    audits: Mapping[str, Audit]  # by cell
+    protocol: str
+    num_clients: int
+    base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
+    when: str  # words for the rounds of `rows`
+    ended: str  # how many of all runs of that kind diverged, "" where none did
+
+    @property
+    def told(self) -> str:
+        rules = dict.fromkeys(self.base.values())
+        by_model = (f"{rule} ({model})" for (_, model), rule in self.base.items())
+        named = next(iter(rules)) if len(rules) == 1 else "; ".join(by_model)
+        return f"{named}; {self.num_clients} clients" + (f"; runs: {self.ended}" if self.ended else "")
+
+
+def look(
+    table: pa.Table,
+    measured: pa.Table,
+    picked: pa.Table,
+    rows: list[Row],
+    audits: Mapping[str, Audit],
+    rules: Mapping[str, str],
+    when: str,
+) -> View:
+    """Chooses what is shown where only one can be: the commonest rule and number of clients.
+
+    Args:
+      rules: label of a rule -> the rule, without the settings that are written behind it.
+    """
+    protocols = list(dict.fromkeys(picked["protocol"].to_pylist()))
+    protocol = PREFERRED if PREFERRED in protocols else protocols[0]
+    settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
+    num_clients, rule = _commonest((one["num_clients"], rules[one["rule"]]) for one in settings)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for one in settings:
+        if (one["num_clients"], rules[one["rule"]]) == (num_clients, rule):
+            labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
+    base = {series: _commonest(found) for series, found in labels.items()}
+    view = View(table, measured, rows, [], audits, protocol, num_clients, base, when, "")
+    runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and is_base(view, run)]
+    runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
+    return view._replace(runs=[run for run in runs if run["round"]], ended=ends(runs))
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def is_base(view: View, setting: Mapping[str, Any]) -> bool:
+    rule = view.base.get((setting["corpus"], setting["model"]))
+    return setting["rule"] == rule and setting["num_clients"] == view.num_clients
