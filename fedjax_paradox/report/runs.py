@@ -33,6 +33,9 @@ MEASURES = pa.schema(
 )
 
 
+_UNKNOWN = {"diverged": 0, "rounds": 0, "run": ""}
+
+
 class Known(NamedTuple):
     """What a folder says of a cell beyond its numbers."""
 
@@ -61,7 +64,8 @@ def measures(table: pa.Table, known: Mapping[str, Known] = MappingProxyType({}))
         raise InputError("the results hold no finished round (0 rows); run the experiment first")
     groups = results.counts(table, [*RUN, "round", "protocol"])
     rows = [_measured(*group) for group in groups]
-    return pa.Table.from_pylist([{**row, **_end(row["cell"], known)} for row in [*rows, *_numberless(known)]], MEASURES)
+    rows += _numberless(known)
+    return pa.Table.from_pylist([{**row, **_end(known.get(row["cell"]))} for row in rows], MEASURES)
 
 
 def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> dict[str, Any]:
@@ -71,12 +75,8 @@ def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> di
     return {**key, **spread, "clients": scored.shape[1], "identical": identical}
 
 
-def _end(cell: str, known: Mapping[str, Known]) -> dict[str, Any]:
-    one = known.get(cell)
-    return {"diverged": 0, "rounds": 0, "run": ""} if one is None else {k: getattr(one, k) for k in _END}
-
-
-_END = ("diverged", "rounds", "run")
+def _end(one: Known | None) -> dict[str, Any]:
+    return {"diverged": one.diverged, "rounds": one.rounds, "run": one.run} if one else _UNKNOWN
 
 
 def _numberless(known: Mapping[str, Known]) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ def pick(measured: pa.Table, when: str) -> pa.Table:
         if len(found) < (number if kind == "last" else 1):
             raise InputError(
                 f"the run {rows[0]['cell']} (seeds {rows[0]['partition_seed']}, {rows[0]['seed']}) has no {when!r}: "
-                f"it holds {len(rows)} rounds up to {rows[-1]['round']}; choose 'last' or train longer"
+                f"its last is round {rows[-1]['round']}; choose 'last' or train longer"
             )
         chosen.append(found[0] if len(found) == 1 else _mean(found))
     return pa.Table.from_pylist(chosen, MEASURES)

@@ -1,4 +1,4 @@
-"""Estimates and intervals over partitions and training seeds, from per-client tables alone.
+"""Estimates and intervals over partitions and training seeds, from measures of runs alone.
 
 Accuracies, gaps and their differences are in [0, 1]. The random effects are nested: a partition has its own
 effect, and training seeds differ within it. Where the same few seeds serve all partitions and a seed acts alike
