@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedjax_paradox.config import cells, content_hash, load
 from fedjax_paradox.errors import InputError, unwritable
+from fedjax_paradox.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,7 +58,8 @@ def _hear_once() -> None:
 
 
 def _end(message: str) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", style="red", markup=False)
+    told = "\n".join(map(printable, message.splitlines()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {told}", style="red", markup=False)
     sys.exit(MISTAKE)
 
 
@@ -111,14 +113,15 @@ def run(
     began = time.monotonic()
     with begin(experiment, programs, out, retry_diverged) as study:
         if already := display.standing(study.standing):
-            console.print(f"{out}: {already}", markup=False)
+            console.print(f"{printable(str(out))}: {already}", markup=False)
         planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
         left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
         with display.progress(console, study.programs, left) as notify:
             ended = train(study, notify)
     entries = [ended.entries[name] for name in ended.ranks]
     console.print(display.accuracies(ended.table, entries))
-    console.print(f"{time.monotonic() - began:.0f} s. Results: {out / 'clients.parquet'}", markup=False)
+    where = printable(str(out / "clients.parquet"))
+    console.print(f"{time.monotonic() - began:.0f} s. Results: {where}", markup=False)
     if told := display.divergences(entries):
         console.print(told, markup=False)
         raise typer.Exit(DIVERGED)
@@ -133,7 +136,10 @@ def audit(
     experiment = load(config, overrides or [])
     from fedjax_paradox import audits, display_audit
 
-    typer.echo(display_audit.report(audits.audit(cells(experiment), cache_folder())))
+    every, theirs = cells(experiment), audits.in_output_folder(config)
+    for line in audits.not_run(every) if theirs else ():
+        typer.echo(f"note: {printable(line)}", err=True)
+    typer.echo(display_audit.report(audits.audit(every, cache_folder(), own_code=not theirs)))
 
 
 @app.command()
@@ -158,7 +164,7 @@ def report(
     console = Console(highlight=False, soft_wrap=True)
     for line in (*content.left_out, *content.no_audit):
         console.print(f"note: {line}", markup=False)
-    console.print(f"Report: {out / page.PAGE}", markup=False)
+    console.print(f"Report: {printable(str(out / page.PAGE))}", markup=False)
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedjax_paradox.evaluation.fairness import Summary, summarise
+from fedjax_paradox.evaluation.fairness import Summary, average, summarise
 from fedjax_paradox.plan import Plan
 from fedjax_paradox.program import Program
 from fedjax_paradox.resume import Standing
@@ -117,8 +117,8 @@ def headline(table: pa.Table) -> str:
     """One round in a few words: mean and worst accuracy over its cells, first protocol."""
     protocol = table["protocol"][0].as_py()
     summaries = [summary for (_, _, name), summary in _summaries(table) if name == protocol]
-    average = sum(summary.average for summary in summaries) / len(summaries)
-    return f"{protocol} avg {100 * average:.1f}, worst {100 * min(s.worst for s in summaries):.1f}"
+    mean = average([summary.average for summary in summaries])
+    return f"{printable(protocol)} avg {100 * mean:.1f}, worst {100 * min(s.worst for s in summaries):.1f}"
 
 
 def accuracies(table: pa.Table, entries: Sequence[Entry]) -> Table:

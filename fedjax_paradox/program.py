@@ -18,7 +18,7 @@ import numpy as np
 
 from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, identity, parse_call, structure
 from fedjax_paradox.data import partition as split
-from fedjax_paradox.data.corpus import Corpus, Texts, load_texts, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Corpus, Texts, check_token_ids, load_texts, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.extensions import (
@@ -287,9 +287,11 @@ def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -
             f"got {spec.max_length}; lower it"
         )
     corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
+    check_token_ids(corpus, sizes.vocabulary_size)
     options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
     model = transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
-    return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint)}
+    shape = json.dumps(sizes._asdict())  # heads and epsilon are not among the weights
+    return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint), "encoder": shape}
 
 
 def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:

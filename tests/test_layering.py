@@ -42,7 +42,7 @@ ALLOWED = {
     "extensions.py": (("federated/",), ("jax", "numpy")),
     "program.py": (("config/", "data/", "models/", "federated/", "evaluation/", "extensions.py"), ("jax", "numpy")),
     "audits.py": (
-        ("config/", "data/", "federated/", "evaluation/", "extensions.py", "program.py"),
+        ("config/", "data/", "extensions.py", "federated/", "evaluation/", "program.py", "storage/"),
         ("jax", "numpy"),
     ),
     "rounds.py": (("evaluation/", "federated/", "program.py"), ("numpy",)),
@@ -58,21 +58,24 @@ ALLOWED = {
     "report/claims.py": (("report/runs.py", "report/statistics.py"), ("pyarrow", "pydantic", "yaml")),
     "report/drawing.py": (("text.py",), ("numpy", "matplotlib")),
     "report/figures.py": (("report/drawing.py",), ("numpy", "matplotlib")),
-    "report/tables.py": (("report/statistics.py",), ("numpy", "pyarrow")),
-    "report/folders.py": (("config/", "storage/results.py"), ("numpy", "pyarrow")),
+    "report/tables.py": (("report/runs.py", "report/statistics.py"), ("numpy", "pyarrow")),
+    "report/markup.py": (("report/tables.py", "text.py"), ()),
+    "report/files.py": ((), ()),
+    "report/opening.py": (("config/", "storage/"), ("numpy", "pyarrow", "pydantic")),
+    "report/folders.py": (("config/", "report/opening.py", "report/runs.py", "storage/", "text.py"), ("pyarrow",)),
     "report/": (
-        ("config/", "audits.py", "evaluation/", "report/"),
+        ("config/", "audits.py", "evaluation/", "report/", "storage/", "text.py"),
         ("numpy", "pyarrow", "matplotlib", "jinja2"),
     ),
     "display.py": (
         ("evaluation/", "program.py", "plan.py", "resume.py", "run.py", "storage/", "text.py"),
         ("pyarrow", "rich"),
     ),
-    "display_audit.py": (("evaluation/", "audits.py"), ("numpy",)),
+    "display_audit.py": (("evaluation/", "audits.py", "text.py"), ("numpy",)),
     "cli.py": (
         (
             *("config/", "hosts.py", "program.py", "plan.py", "audits.py", "run.py", "report/"),
-            *("display.py", "display_audit.py"),
+            *("display.py", "display_audit.py", "text.py"),
         ),
         ("typer", "rich", "jax"),
     ),
