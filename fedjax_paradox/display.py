@@ -165,7 +165,9 @@ def _last_rounds(table: pa.Table) -> pa.Table:
     """The rows of every cell's last round, in the table's order (which a join does not promise)."""
     cells, rounds = table["cell"].to_pylist(), table["round"].to_pylist()
     last = dict(sorted(zip(cells, rounds, strict=True)))
-    return table.filter(pa.array([round_ == last[cell] for cell, round_ in zip(cells, rounds, strict=True)]))
+    return table.filter(
+        pa.array([round_ == last[cell] for cell, round_ in zip(cells, rounds, strict=True)], pa.bool_())
+    )
 
 
 def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:

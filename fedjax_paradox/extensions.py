@@ -1,15 +1,12 @@
-"""A person's own functions: finding what `module:function` names, what it is made of, and whether it fits.
+"""Whether a person's own functions fit.
 
-Rules, objectives, protocols and models are asked with shapes alone or with made-up rows before anything trains, so that
-their mistakes come to light with their name.
+Rules, objectives and models are asked with shapes alone before anything trains, protocols and partitions with what they
+will get, so that their mistakes come to light with their name.
 """
 
-import difflib
 import hashlib
-import importlib
 import inspect
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,76 +19,11 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.local import Objective
 from fedjax_paradox.federated.rules import RULES
 from fedjax_paradox.federated.types import Hyper, Rule, Tree, Updates
+from fedjax_paradox.models.base import Model
+from fedjax_paradox.registry import first_line, resolve
 
 # What a rule may ask for by name; not numbers of the config.
 GIVEN = ("is_adapter", "num_clients")
-
-
-def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry of that name, or what `module:function` points to.
-
-    Raises:
-      InputError: neither; names the nearest entry.
-    """
-    if name in table:
-        return table[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(table))}"
-        raise InputError(f"unknown {what} {name!r}: {hint}; your own goes in as module:function")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a person's module raises while it is imported
-        raise InputError(
-            f"{what} {name!r} cannot be imported ({_told(error)}); it must be module:function, the module in the "
-            "working directory or on PYTHONPATH"
-        ) from error
-    if not callable(found):
-        raise InputError(f"{what} {name!r} must be module:function, but {attribute} is of type {type(found).__name__}")
-    return found
-
-
-def source_digest(name: str) -> str:
-    """SHA-256 of the source of `module:function`, and of what it uses of its own module."""
-    digest = hashlib.sha256()
-    for text in _sources(resolve("function", name, {}), set()):
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _sources(found: Any, seen: set[int]) -> Iterator[str]:
-    """Source of a function or class, then of the functions, classes and plain values of its module that it names."""
-    module = inspect.getmodule(found)
-    if id(found) in seen or module is None:
-        return
-    seen.add(id(found))
-    try:
-        yield inspect.getsource(found)
-    except (OSError, TypeError):  # made by a call, such as functools.partial: its module stands for it
-        yield inspect.getsource(module)
-        return
-    for name in sorted(_names(found)):
-        value = vars(module).get(name)
-        if isinstance(value, types.FunctionType | type) and value.__module__ == module.__name__:
-            yield from _sources(value, seen)
-        elif isinstance(value, int | float | str | bool | tuple):
-            yield f"{name} = {value!r}"
-
-
-def _names(found: Any) -> set[str]:
-    """Every name that the code of a function or class reads, inner functions included."""
-    codes = (
-        [found.__code__]
-        if hasattr(found, "__code__")
-        else [f.__code__ for f in vars(found).values() if hasattr(f, "__code__")]
-    )
-    names: set[str] = set()
-    while codes:
-        code = codes.pop()
-        names |= set(code.co_names)
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return names
 
 
 def rule_builder(
@@ -111,7 +43,8 @@ def rule_builder(
         raise InputError(f"rule {name!r} is no function whose arguments can be read ({error})") from error
     known = {"is_adapter": is_adapter, "num_clients": num_clients}
     build = partial(build, **{key: value for key, value in known.items() if key in parameters})
-    own = {key: parameter.default for key, parameter in parameters.items() if key not in GIVEN}
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = {key: p.default for key, p in parameters.items() if key not in GIVEN and p.kind not in several}
     defaults = {key: float(value) for key, value in own.items() if isinstance(value, int | float)}
     for numbers in calls:
         missing = [key for key in own if own[key] is inspect.Parameter.empty and key not in numbers]
@@ -159,7 +92,7 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
     try:
         closed = jax.make_jaxpr(ask)(traced, clients)
     except Exception as error:  # whatever a person's function raises
-        raise InputError(f"rule {name!r} does not fit the model: {_told(error)}; correct its function") from error
+        raise InputError(f"rule {name!r} does not fit the model: {first_line(error)}; correct its function") from error
     return _computation(closed, [numbers[key] for key in sorted(numbers)])
 
 
@@ -194,7 +127,7 @@ def check_objective(name: str, objective: Objective, leaves: Tree) -> None:
         loss = jax.eval_shape(objective, scalar, leaves, leaves, hyper)
         _check_alike("a loss f32[] and what it returns", scalar, loss)
     except Exception as error:  # whatever a person's function raises
-        raise InputError(f"local.objective {name!r} does not fit the model: {_told(error)}; correct it") from error
+        raise InputError(f"local.objective {name!r} does not fit the model: {first_line(error)}; correct it") from error
 
 
 def check_counts(name: str, counts: Callable[[Any], Any], view: Any) -> None:
@@ -211,10 +144,52 @@ def check_counts(name: str, counts: Callable[[Any], Any], view: Any) -> None:
         if not (np.isfinite(correct) & (correct >= 0) & (correct <= total * (1 + 1e-6))).all():
             raise ValueError("a client has fewer than 0 or more than all rows correct")
     except Exception as error:  # whatever a person's function raises
-        raise InputError(f"protocol {name!r} does not fit: {_told(error)}; correct its function") from error
+        raise InputError(f"protocol {name!r} does not fit: {first_line(error)}; correct its function") from error
 
 
-def _told(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]:.300}" if lines else type(error).__name__
+def check_model(name: str, build: Callable[[], Any], classes: int, max_length: int) -> Any:
+    """Builds a person's own model, and asks it with shapes alone.
+
+    Raises:
+      InputError: it fails, or is no model of f32 leaves and logits f32[B, classes] of tokens i32[B, max_length].
+    """
+    try:
+        model = build()
+        if not isinstance(model, Model):
+            raise TypeError(f"it must return a Model, not {type(model).__name__}")
+        trainable, frozen = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        if not jax.tree.leaves(trainable):
+            raise TypeError("init must return (trainable leaves, frozen leaves), and one of the first at least")
+        tokens = jax.ShapeDtypeStruct((2, max_length), jnp.int32)
+        apply: Callable = model.apply
+        logits = jax.eval_shape(lambda *args: apply(*args, jax.random.key(0)), trainable, frozen, tokens)
+        _check_alike("logits f32[B, C] and what apply returns", jax.ShapeDtypeStruct((2, classes), jnp.float32), logits)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a person's function raises
+        raise InputError(f"architecture {name!r} does not fit: {first_line(error)}; correct its function") from error
+    return model
+
+
+def check_partition(name: str, make: Callable[[], Any], num_clients: int, rows: int) -> list[np.ndarray]:
+    """Divides the rows by a person's own function, or by one of the package's.
+
+    Raises:
+      InputError: it fails, or does not return num_clients integer arrays of distinct rows.
+    """
+    try:
+        partition = make()
+        arrays = isinstance(partition, Sequence) and all(isinstance(held, np.ndarray) for held in partition)
+        if not arrays or len(partition) != num_clients or any(held.dtype.kind != "i" for held in partition):
+            raise TypeError("the result has another length or type")
+        every = np.concatenate(partition)
+        if len(np.unique(every)) < len(every) or not ((every >= 0) & (every < rows)).all():
+            raise ValueError("a row is there twice, or not among the train rows")
+    except InputError:
+        raise
+    except Exception as error:  # whatever a person's function raises
+        raise InputError(
+            f"partition.kind {name!r} must return num_clients={num_clients} integer arrays of distinct rows in "
+            f"0..{rows - 1} ({first_line(error)}); correct its function"
+        ) from error
+    return list(partition)

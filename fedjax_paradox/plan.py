@@ -1,12 +1,13 @@
 """What a program will cost before it runs: lanes, steps, waste, memory."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_paradox.config import Experiment
 from fedjax_paradox.errors import InputError
@@ -14,6 +15,7 @@ from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.buffer import Results, empty_results
 from fedjax_paradox.federated.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.local import masked_cross_entropy
+from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.program import Program
 from fedjax_paradox.rounds import job_lengths, plan_round
@@ -45,8 +47,13 @@ class Plan(NamedTuple):
 
 
 def plan(experiment: Experiment, program: Program) -> Plan:
-    """Lanes, work and memory of a program's first round."""
+    """Lanes, work and memory of a program's first round.
+
+    Raises:
+      InputError: the round's batches do not fit the memory of the host, or one lane that of a device.
+    """
     lengths = job_lengths(program)
+    _check_sizes(program, lengths)
     lanes = choose_lanes(experiment, program)
     train_flops, predict_flops = _row_flops(program)
     return Plan(
@@ -59,6 +66,25 @@ def plan(experiment: Experiment, program: Program) -> Plan:
         train_flops=train_flops,
         predict_flops=predict_flops,
     )
+
+
+def _check_sizes(program: Program, lengths: Sequence[int]) -> None:
+    """Before anything of these sizes is allocated; lengths: steps of each job."""
+    if max(lengths) >= 2**POWERS:
+        raise InputError(
+            f"a local update has at most {2**POWERS - 1:,} steps, the longest of {program.cells[0].model} would have "
+            f"{max(lengths):,}; lower local.epochs or raise local.batch_size"
+        )
+    steps, batch, host = sum(lengths), program.cells[0].local.batch_size, MEMORY_SHARE * host_memory()
+    if steps * batch * np.dtype(np.int32).itemsize > host:
+        raise InputError(
+            f"a round of {program.cells[0].model} has {steps:,} steps of {batch:,} rows, whose numbers alone take "
+            f"more than the {host / 1024**3:.1f} GiB that this machine can spare; lower local.epochs or "
+            "local.batch_size, or take fewer cells"
+        )
+    needed = memory(program)
+    if needed.fixed + needed.lane > device_memory():
+        raise _too_large(program, program.engine.devices, needed.fixed + needed.lane)
 
 
 def choose_lanes(experiment: Experiment, program: Program) -> int:
@@ -122,7 +148,12 @@ def _too_large(program: Program, num_lanes: int, needed: int) -> InputError:
 def device_memory() -> int:
     """Bytes of one device; of the machine for CPU devices, which share it."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return limit or host_memory() // jax.local_device_count()
+
+
+def host_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _fitting(program: Program) -> int:
@@ -149,7 +180,8 @@ def memory(program: Program) -> Memory:
         ),
         globals_,
     )
-    fixed = _bytes((globals_, globals_, frozen, program.data, results))
+    states = jax.eval_shape(program.engine.init_rules, globals_)
+    fixed = _bytes((globals_, globals_, frozen, program.data, results, states, states))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)
     return Memory(fixed, _bytes((lanes, lanes.params)) + _activations(program, one, frozen))
 

@@ -23,11 +23,11 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.extensions import (
     check_counts,
+    check_model,
     check_objective,
+    check_partition,
     check_rule,
-    resolve,
     rule_builder,
-    source_digest,
 )
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
@@ -39,6 +39,7 @@ from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.models.textcnn import textcnn
+from fedjax_paradox.registry import resolve, source_digest
 
 
 class Clients(NamedTuple):
@@ -304,9 +305,9 @@ def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
     return textcnn(*sizes, spec.dropout, spec.compute_dtype)
 
 
-def _custom_model(spec: CustomModel, vocabulary_size: int, classes: int) -> Model:
+def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> Model:
     build = resolve("architecture", spec.architecture, {})
-    arguments = {"vocabulary_size": vocabulary_size, "num_classes": classes, **spec.options}
+    arguments = {"vocabulary_size": vocabulary_size, "num_classes": num_classes, **spec.options}
     try:
         inspect.signature(build).bind(**arguments)
     except TypeError as error:
@@ -314,7 +315,7 @@ def _custom_model(spec: CustomModel, vocabulary_size: int, classes: int) -> Mode
             f"architecture {spec.architecture!r} cannot be called with {', '.join(arguments)} ({error}); "
             "correct models.<name>.options"
         ) from error
-    return build(**arguments)
+    return check_model(spec.architecture, partial(build, **arguments), num_classes, spec.max_length)
 
 
 def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
@@ -324,14 +325,15 @@ def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
       InputError: the partition cannot be made, or no client has enough rows to take part.
     """
     make = resolve("partition.kind", cell.partition.kind, split.PARTITIONERS)
-    rows = make(
+    division = partial(
+        make,
         labels=corpus.train_labels,
         num_clients=cell.num_clients,
         alpha=cell.alpha,
         seed=cell.partition_seed,
         shards_per_client=cell.partition.shards_per_client,
     )
-    _check_partition(cell, rows, len(corpus.train_labels))
+    rows = check_partition(cell.partition.kind, division, cell.num_clients, len(corpus.train_labels))
     rows = split.repair_minimum(rows, cell.partition.min_client_rows, cell.partition_seed)
     train, holdout = split.split_holdout(rows, cell.partition.holdout_fraction, cell.partition_seed)
     counts = split.class_counts(train, corpus.train_labels, len(corpus.classes))
@@ -342,18 +344,6 @@ def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
             f"(the largest has {counts.sum(axis=1).max()}); lower it"
         )
     return Clients(train, holdout, counts, available)
-
-
-def _check_partition(cell: Cell, partition: Sequence[np.ndarray], rows: int) -> None:
-    sound = len(partition) == cell.num_clients and all(
-        isinstance(held, np.ndarray) and held.dtype.kind == "i" for held in partition
-    )
-    every = np.concatenate(partition) if sound else np.zeros(0, np.int64)
-    if not sound or len(np.unique(every)) < len(every) or not ((every >= 0) & (every < rows)).all():
-        raise InputError(
-            f"partition.kind {cell.partition.kind!r} must return num_clients={cell.num_clients} integer arrays "
-            f"of distinct rows in 0..{rows - 1}"
-        )
 
 
 def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:

@@ -339,6 +339,14 @@ def test_a_sweep_with_a_diverging_cell_ends_with_code_3_and_a_line(call, tmp_pat
     assert f"program 1/1, round {round_}/9: cell local.learning_rate=1.0 diverged" in retried
 
 
+def test_a_sweep_of_which_every_cell_diverges_at_once_has_an_end(call, tmp_path):
+    study = ("model=bag", "local.objective=mine:frozen_head", "local.learning_rate=1e12", "rounds=2")
+    code, said, complained = call(*study, "--out", tmp_path / "out")
+    assert code == 3, complained
+    assert "single, diverged in round 1" in said
+    assert "1 cell of 1 diverged (single in round 1)" in said.splitlines()[-1]
+
+
 # The numbers on the screen
 
 

@@ -39,14 +39,18 @@ ALLOWED = {
     "storage/results.py": (("storage/parquet.py",), ("numpy", "pyarrow")),
     "storage/folder.py": (("storage/cells.py",), ()),
     "storage/provenance.py": ((), ("jax",)),
-    "extensions.py": (("federated/",), ("jax", "numpy")),
-    "program.py": (("config/", "data/", "models/", "federated/", "evaluation/", "extensions.py"), ("jax", "numpy")),
+    "registry.py": ((), ()),
+    "extensions.py": (("federated/", "models/base.py", "registry.py"), ("jax", "numpy")),
+    "program.py": (
+        ("config/", "data/", "models/", "federated/", "evaluation/", "extensions.py", "registry.py"),
+        ("jax", "numpy"),
+    ),
     "audits.py": (
         ("config/", "data/", "extensions.py", "federated/", "evaluation/", "program.py", "storage/"),
         ("jax", "numpy"),
     ),
     "rounds.py": (("evaluation/", "federated/", "program.py"), ("numpy",)),
-    "plan.py": (("config/", "federated/", "program.py", "rounds.py"), ("jax",)),
+    "plan.py": (("config/", "federated/", "program.py", "rounds.py"), ("jax", "numpy")),
     "hosts.py": ((), ("jax", "numpy")),
     "resume.py": (("config/", "federated/types.py", "program.py", "storage/"), ("jax", "numpy", "pyarrow")),
     "run.py": (
