@@ -7,7 +7,7 @@ newest sound checkpoint, and cells that the experiment no longer has are kept.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -123,35 +123,45 @@ def _check_known(out: Path, table: pa.Table, stored: Mapping[str, Entry], rename
         )
 
 
+class _Behind(NamedTuple):
+    """How far a cell is; `leader`: whose rows say so, the cell's or those of one that is the same run."""
+
+    done: int
+    leader: str
+    ended: Entry | None  # where it has diverged
+    stored: checkpoint.Stored | None
+
+
+def _behind(names: Mapping[str, str], entries: Mapping[str, Entry], states: Mapping[str, checkpoint.Stored]) -> _Behind:
+    """names: identity -> name of the cells that are one run; of those with a checkpoint, the furthest counts."""
+    source = max(names, key=lambda identity: states[identity].round if identity in states else 0)
+    stored = states.get(source)
+    for name in names.values():
+        if entries[name].status == cells.DIVERGED:
+            return _Behind(entries[name].diverged_round - 1, name, entries[name], stored)
+    return _Behind(stored.round if stored else 0, names[source], None, stored)
+
+
 def _with_parts(out: Path, standing: Standing, program: Program, states: Mapping[str, checkpoint.Stored]) -> Standing:
     """Groups a program's cells by the rounds behind them, and keeps their rows of those rounds alone."""
-    twins = [[twin for twin in program.twins if twin.of == index] for index in range(len(program.cells))]
+    table, entries, finished = standing.table, dict(standing.entries), standing.finished
     groups: dict[int, list[int]] = {}
-    table, finished, entries = standing.table, 0, dict(standing.entries)
-    best = []
+    behind = []
     for index, cell in enumerate(program.cells):
-        alike = {program.identities[index]: cell.name} | {twin.identity: twin.cell.name for twin in twins[index]}
-        # The cell, or what was the same run by construction: whoever is further.
-        source = max(alike, key=lambda identity: states[identity].round if identity in states else 0)
-        best.append(states.get(source))
-        done = states[source].round if source in states else 0
-        ended = next((e for name in alike.values() if (e := entries[name]).status == cells.DIVERGED), None)
-        told: dict[str, Any] = {"status": cells.OK, "diverged_round": 0, "diverged_client": cells.NOBODY}
-        if ended is not None:
-            done = ended.diverged_round - 1
-            told = {name: getattr(ended, name) for name in told}
-        entries |= {name: entries[name]._replace(**told) for name in alike.values()}
-        leader = ended.cell if ended is not None else alike[source]
-        table = _with_copies(_believed(table, leader, done), leader, [cell, *(twin.cell for twin in twins[index])])
-        _check_complete(out, table, cell, done, np.arange(cell.num_clients))
-        if ended is not None or done >= cell.rounds:
-            finished += 1 + len(twins[index])
+        twins = [twin for twin in program.twins if twin.of == index]
+        names = {program.identities[index]: cell.name} | {twin.identity: twin.cell.name for twin in twins}
+        found = _behind(names, entries, states)
+        behind.append(found)
+        entries |= {name: _with_end(entries[name], found.ended) for name in names.values()}
+        table = _with_copies(_believed(table, found), found.leader, [cell, *(twin.cell for twin in twins)])
+        _check_complete(out, table, cell, found.done)
+        if found.ended or found.done >= cell.rounds:
+            finished += len(names)
         else:
-            groups.setdefault(done, []).append(index)
-    parts = [_part(program, chosen, done, best) for done, chosen in sorted(groups.items(), reverse=True)]
-    return standing._replace(
-        table=table, entries=entries, parts=[*standing.parts, *parts], finished=standing.finished + finished
-    )
+            groups.setdefault(found.done, []).append(index)
+    states_ = [found.stored for found in behind]
+    parts = [_part(program, chosen, done, states_) for done, chosen in sorted(groups.items(), reverse=True)]
+    return standing._replace(table=table, entries=entries, parts=[*standing.parts, *parts], finished=finished)
 
 
 def _part(program: Program, chosen: Sequence[int], done: int, best: Sequence[checkpoint.Stored | None]) -> Part:
@@ -171,9 +181,9 @@ def _part(program: Program, chosen: Sequence[int], done: int, best: Sequence[che
     return Part(smaller, done, (globals_, tuple(restored)))
 
 
-def _believed(table: pa.Table, name: str, done: int) -> pa.Table:
+def _believed(table: pa.Table, found: _Behind) -> pa.Table:
     """Without what a cell stored after the round that its checkpoint holds; it is computed again."""
-    late = (table["cell"].to_numpy() == name) & (table["round"].to_numpy() > done)
+    late = (table["cell"].to_numpy() == found.leader) & (table["round"].to_numpy() > found.done)
     return table.filter(pa.array(~late)) if late.any() else table
 
 
@@ -193,11 +203,11 @@ def facts(cell: Cell) -> dict[str, object]:
     return {"cell": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
-def _check_complete(out: Path, table: pa.Table, cell: Cell, done: int, clients: np.ndarray) -> None:
+def _check_complete(out: Path, table: pa.Table, cell: Cell, done: int) -> None:
     """Every (round, protocol, client) of the rounds behind a cell stands there exactly once."""
     rows = table.filter(pa.array(table["cell"].to_numpy() == cell.name))
     found = rows.group_by(["round", "protocol", "client"]).aggregate([([], "count_all")])
-    wanted = {(r, p, int(c)) for r in range(1, done + 1) for p in cell.protocols for c in clients}
+    wanted = {(r, p, c) for r in range(1, done + 1) for p in cell.protocols for c in range(cell.num_clients)}
     held = set(zip(*(found[name].to_pylist() for name in ("round", "protocol", "client")), strict=True))
     if held == wanted and rows.num_rows == len(wanted):
         return

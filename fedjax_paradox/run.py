@@ -95,7 +95,7 @@ def begin(
         standing = look(out, programs, retry_diverged)
         if is_writer():
             folder.describe(out, record, to_yaml(experiment))
-            _store(out, standing, standing.table)
+            _store(out, standing)
         yield Study(experiment, out, standing)
 
 
@@ -165,8 +165,9 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap("prediction")
             table = _table(program, round_, predicted, going)
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
-            if is_writer():
-                _store(out, standing, table)  # before the checkpoint: results may be ahead of it, never behind
+            if is_writer():  # before the checkpoint: results may be ahead of it, never behind
+                cells.write(out, standing.entries.values())
+                results.write(out, [standing.table])
             checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))
             phases = lap("checkpoint")
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
@@ -176,11 +177,11 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     return standing
 
 
-def _store(out: Path, standing: Standing, news: pa.Table) -> None:
-    """Writes what differs from what the folder holds."""
+def _store(out: Path, standing: Standing) -> None:
+    """Writes what differs from what the folder holds: a finished one stays as it is."""
     if cells.read(out) != standing.entries:
         cells.write(out, standing.entries.values())
-    if news.num_rows and not results.read(out).equals(standing.table):
+    if not results.read(out).equals(standing.table):
         results.write(out, [standing.table])
 
 

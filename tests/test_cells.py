@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from fedjax_paradox.config import Experiment, cells, identity, load, to_yaml
+from fedjax_paradox.config import Cell, Experiment, cells, identity, load, to_yaml
 from fedjax_paradox.errors import InputError
 
 
@@ -139,3 +139,12 @@ def test_a_cell_is_the_same_run_alone_and_in_a_grid():
     [alone] = cells(Experiment(name="a", alpha=3.0))
     both = cells(Experiment(name="b", grid={"alpha": [0.1, 3.0]}))
     assert [identity(cell) == identity(alone) for cell in both] == [False, True]
+
+
+def test_a_cell_is_read_back_from_json_as_it_was(tmp_path):
+    """As `cells.parquet` keeps it; with files of one's own, and without."""
+    for files in ("", f"\ncorpus: {{files: {{train: {tmp_path}/a.csv, test: b.csv}}, classes: [0, 1]}}"):
+        path = tmp_path / "study.yaml"
+        path.write_text(f"name: study{files}\ngrid: {{model: [textcnn, minilm], rule: [fedavg, fedavgw(beta=0.5)]}}")
+        for cell in cells(load(path)):
+            assert Cell.model_validate_json(cell.model_dump_json()) == cell

@@ -148,7 +148,7 @@ def hostile(place, run, tmp_path_factory):
     folder = shutil.copytree(run, tmp_path_factory.mktemp("hostile") / "r<b>u")
     (folder / "cells.parquet").unlink()  # as a version wrote it that sealed nothing
     text = (folder / "config.yaml").read_text(encoding="utf-8").partition("\n")[2]
-    names = {"name: made-up": f"name: {json.dumps(EVIL)}", "  name: news": f"  name: {json.dumps(EVIL)}"}
+    names = {"name: made-up": f"name: {json.dumps(EVIL.replace('/', ''))}", "  name: news": f"  name: {json.dumps(EVIL)}"}
     for before, after in names.items():
         assert before in text
         text = text.replace(before, after, 1)
@@ -332,7 +332,8 @@ def named(place, tmp_path_factory):
     record = {**synthetic.RECORD, "platform": HOSTILE, "hash": long}
     synthetic.write_record(folder, record, earlier=True)
     text = (folder / "config.yaml").read_text(encoding="utf-8")
-    synthetic.write_config(folder, text.replace("name: made-up", f"name: {json.dumps(HOSTILE)}", 1), earlier=True)
+    name = "".join(letter for letter in HOSTILE if letter.isprintable()).replace("/", "")  # a config has no other
+    synthetic.write_config(folder, text.replace("name: made-up", f"name: {json.dumps(name)}", 1), earlier=True)
     out = tmp_path_factory.mktemp("named-report") / "out"
     content = page.write([folder, folder / HOSTILE[:40].replace("/", "")], out, None, place / "cache")
     return out, content

@@ -35,7 +35,7 @@ def _without(text: str, categories: tuple[str, ...], told: str) -> str:
 def _file(file: Any) -> Any:
     if not isinstance(file, str | Path) or not 0 < len(str(file)) <= 4096:
         raise ValueError("must be the path of a file")
-    return Path(_no_controls(str(file)))
+    return _no_controls(str(file))  # as JSON has it, and pydantic makes a path of it
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
