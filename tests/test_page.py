@@ -148,7 +148,8 @@ def hostile(place, run, tmp_path_factory):
     folder = shutil.copytree(run, tmp_path_factory.mktemp("hostile") / "r<b>u")
     (folder / "cells.parquet").unlink()  # as a version wrote it that sealed nothing
     text = (folder / "config.yaml").read_text(encoding="utf-8").partition("\n")[2]
-    names = {"name: made-up": f"name: {json.dumps(EVIL.replace('/', ''))}", "  name: news": f"  name: {json.dumps(EVIL)}"}
+    plain = EVIL.replace("/", "")  # the name of a study is a folder's
+    names = {"name: made-up": f"name: {json.dumps(plain)}", "  name: news": f"  name: {json.dumps(EVIL)}"}
     for before, after in names.items():
         assert before in text
         text = text.replace(before, after, 1)
