@@ -1,5 +1,6 @@
 """The output folder, the results table and the checkpoints, whatever state they are found in."""
 
+import errno
 import gc
 import hashlib
 import json
@@ -242,12 +243,13 @@ def test_no_table_reads_as_an_empty_one(tmp_path):
 def test_a_write_that_is_cut_short_leaves_the_old_table(tmp_path, monkeypatch):
     def cut_short(_, where, **_options):
         where.write(b"PAR1")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     results.write(tmp_path, [table((1,))])
     monkeypatch.setattr(pq, "write_table", cut_short)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"clients.parquet cannot be written \(No space left on device\); make room"):
         results.write(tmp_path, [table((1, 2))])
+    assert [path.name for path in tmp_path.iterdir()] == ["clients.parquet"]
     monkeypatch.undo()
     assert results.read(tmp_path).equals(table((1,)))
     results.write(tmp_path, [table((1, 2))])  # what was left over is in nobody's way
