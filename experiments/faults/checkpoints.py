@@ -1,0 +1,1 @@
+cases = cache_cases = surroundings = encoders = configs = corpora = lambda lab: []
