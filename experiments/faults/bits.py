@@ -4,8 +4,6 @@ Most flips are put before the functions that read the file, some hundred of them
 whole resumed run, or a report.
 """
 
-import json
-import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import batches
 import server
 import study
-from outcomes import IDENTICAL, REFUSED, REPAIRED, SILENT, Case, Lab, Result, differing, judged, wrong
+from outcomes import IDENTICAL, REFUSED, REPAIRED, SILENT, Case, Lab, Result, differing, judged
 
 WIDE = "models.bag.options.width=2000"
 FOLDER, EARLIER = "wide, round 3", "wide, round 2"  # arrays large enough for data files of their own
@@ -63,33 +62,22 @@ def flip(path: Path, bit: int) -> None:
 
 
 def read(lab: Lab, scratch: Path, flips: Sequence[Flip]) -> Iterator[Result]:
-    """A child for all of them; where one ends it, the flip is at fault and another child goes on."""
-    while flips:
-        told = scratch / "told"
-        told.write_text("")
-        ended = server.call(_read_all, lab, scratch, flips, cwd=lab.study)
-        found = [json.loads(line) for line in told.read_text().splitlines()]
-        if len(found) < len(flips):
-            found.append(wrong(ended) or (SILENT, "the child ended early"))
-        for (name, bit), result in zip(flips, found, strict=False):
-            yield Result(f"{name}, bit {bit}", *result)
-        flips = flips[len(found) :]
+    yield from batches.played(lab, scratch, [(f"{name}, bit {bit}", (name, bit)) for name, bit in flips], _read)
 
 
-def _read_all(lab: Lab, scratch: Path, flips: Sequence[Flip]) -> tuple[int, None]:
-    logging.disable()
+def _read(lab: Lab, scratch: Path, name: str, bit: int) -> tuple[str, str]:
+    """One flip, read by the function that reads such a file."""
     folder, cache = scratch / "folder", scratch / "cache"
-    with (scratch / "told").open("a") as told:
-        for name, bit in flips:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(lab.folders[FOLDER], folder)
-            shutil.copytree(lab.cache, cache, ignore=shutil.ignore_patterns("xla"), dirs_exist_ok=True)
-            reader = partial(_reader(name), cache if name.startswith("tokens-") else folder)
-            truth = reader()
-            flip((cache if name.startswith("tokens-") else folder) / name, bit)
-            told.write(json.dumps(_outcome(reader, truth, folder, lab)) + "\n")
-            told.flush()
-    return 0, None
+    shutil.copytree(lab.folders[FOLDER], folder)
+    shutil.copytree(lab.cache, cache, ignore=shutil.ignore_patterns("xla"))
+    place = cache if name.startswith("tokens-") else folder
+    reader = partial(_reader(name), place)
+    truth = reader()
+    flip(place / name, bit)
+    try:
+        return _outcome(reader, truth, folder, lab)
+    finally:
+        shutil.rmtree(scratch)
 
 
 def _outcome(reader: Callable[[], Any], truth: Any, folder: Path, lab: Lab) -> tuple[str, str]:
@@ -109,15 +97,13 @@ def _reader(name: str) -> Callable[[Path], Any]:
     """What reads a file, given the folder that it lies in."""
     from fedjax_paradox.storage import cells, folder, results
 
-    if name.startswith("tokens-"):
-        return _tokens
-    readers = {
+    readers: dict[str, Callable[[Path], Any]] = {
         results.FILE: lambda path: results.read(path).to_pydict(),
         cells.FILE: cells.read,
-        folder.RECORD: lambda path: folder.unsealed(path / folder.RECORD),
-        folder.CONFIG: _config,
+        folder.RECORD: _reported,
+        folder.CONFIG: _reported,
     }
-    return readers.get(name, _states)
+    return _tokens if name.startswith("tokens-") else readers.get(name, _states)
 
 
 def _tokens(cache: Path) -> Any:
@@ -128,10 +114,12 @@ def _tokens(cache: Path) -> Any:
     return found.train_tokens.tolist(), found.test_tokens.tolist(), found.vocabulary_size
 
 
-def _config(folder: Path) -> str:
-    from fedjax_paradox.config import load, to_yaml
+def _reported(folder: Path) -> Any:
+    """What a report takes from the config and the record."""
+    from fedjax_paradox.report.folders import read_folders
 
-    return to_yaml(load(folder / "config.yaml"))
+    read = read_folders([folder]).folders[0]
+    return read.experiment.model_dump(), read.record
 
 
 def _states(folder: Path) -> dict[str, Any]:

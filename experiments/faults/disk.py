@@ -1,12 +1,13 @@
 """A disk that is full, has no inodes left, cannot be written or fails.
 
-The run must end with one message, or do without its cache; with room again, the same command must end with the same bytes.
+The run must end with one message, or do without its cache; with room again, the same command must end with the same
+bytes.
 """
 
 import errno
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import study
@@ -24,39 +25,32 @@ FAILURES = {
 }
 KIB = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512)
 INODES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 24, 28, 32, 36, 40, 45, 50, 60, 70)
-EACH = 30  # of the calls at which one kind of failure begins
+# The calls from which on the disk fails; a run makes some 200 below its output folder.
+EARLY = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
+ALL = (*range(1, 10), *range(10, 220, 10))
 
 
 def cases(lab: Lab) -> Iterator[Case]:
     """The output folder's disk."""
-    for failure, (kinds, _) in FAILURES.items():
-        for at in _spread(lab, kinds, "out"):
-            yield Case(failure, failing, (failure, "out", at))
+    yield from _failing("out", ALL)
     if _mounts(lab.work / "tried"):
         yield from (Case("tmpfs", filled, (f"size={size}k",)) for size in KIB)
         yield from (Case("tmpfs", filled, (f"size=64m,nr_inodes={number}",)) for number in INODES)
 
 
-def cache_cases(lab: Lab) -> Iterator[Case]:
+def cache_cases(_: Lab) -> Iterator[Case]:
     """The disk of the cache."""
-    for failure, (kinds, _) in FAILURES.items():
-        for at in _spread(lab, kinds, "cache")[::3]:
-            yield Case(failure, failing, (failure, "cache", at))
+    yield from _failing("cache", EARLY)
 
 
-def scratch_cases(lab: Lab) -> Iterator[Case]:
+def scratch_cases(_: Lab) -> Iterator[Case]:
     """The disk of temporary files."""
-    for failure, (kinds, _) in FAILURES.items():
-        for at in _spread(lab, kinds, "scratch")[::3]:
-            yield Case(failure, failing, (failure, "scratch", at))
+    yield from _failing("scratch", EARLY[:5])
 
 
-def _spread(lab: Lab, kinds: int, where: str) -> list[int]:
-    """Evenly spread calls of a run, the first and the last among them."""
-    place = lab.work / f"counted-{where}-{kinds}"
-    ended = _run(lab, place, Fault(kinds, below=str(place / where)))
-    last = max(ended.seen, 1)
-    return sorted({1 + number * (last - 1) // (EACH - 1) for number in range(EACH)})
+def _failing(where: str, calls: Iterable[int]) -> Iterator[Case]:
+    for at in calls:
+        yield from (Case(failure, failing, (failure, where, at)) for failure in FAILURES)
 
 
 def _run(lab: Lab, place: Path, fault: Fault) -> Ended:

@@ -1,1 +1,62 @@
-cases = cache_cases = surroundings = encoders = configs = corpora = lambda lab: []
+"""Bad configs and bad corpora: refused with one line, or read as what they say. `configs` and `corpora` make them."""
+
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import batches
+import server
+from outcomes import IDENTICAL, REFUSED, SILENT, Case, Lab, Result, judged
+
+MEMORY = 16 * 1024**3  # of addresses, of which JAX takes several
+BATCH = 20
+
+
+def configs(_: Lab) -> Iterator[Case]:
+    """Each through `run --dry-run`."""
+    import configs as generated
+
+    for case in generated.cases():
+        yield Case(case.name, config, (case.name, case.content, case.overrides))
+
+
+def config(_: Lab, scratch: Path, name: str, content: bytes, overrides: Sequence[str]) -> Iterator[Result]:
+    (scratch / "study.yaml").write_bytes(content)
+    ended = server.call(_dry, overrides, cwd=scratch, environment={"FEDJAX_PARADOX_CACHE": str(scratch / "cache")})
+    ending, told = judged(ended, None)
+    yield Result(name, *((SILENT, "accepted") if ending == IDENTICAL else (ending, told)))
+
+
+def _dry(overrides: Sequence[str]) -> tuple[int, None]:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    return server.command("run", "--dry-run", "study.yaml", "--", *overrides)
+
+
+def corpora(_: Lab) -> Iterator[Case]:
+    """Each through the function that reads own files."""
+    import corpora as generated
+
+    every = list(generated.cases(0))
+    for first in range(0, len(every), BATCH):
+        yield Case(f"corpora {first}", corpus, (every[first : first + BATCH],))
+
+
+def corpus(lab: Lab, scratch: Path, some: Sequence[tuple]) -> Iterator[Result]:
+    yield from batches.played(lab, scratch, [(name, (files, truth)) for name, files, truth in some], _read)
+
+
+def _read(_: Lab, scratch: Path, files: dict[str, bytes], truth: list[tuple[str, str]] | None) -> tuple[str, str]:
+    from fedjax_paradox.data.corpus import load_texts
+    from fedjax_paradox.errors import InputError
+
+    for name, content in files.items():
+        (scratch / name).write_bytes(content)
+    file = scratch / next(iter(files))
+    try:
+        texts = load_texts("bad", files=(file, file), cache=scratch / "cache")
+    except InputError as error:
+        return REFUSED, str(error)
+    labels = [texts.classes[label] for label in texts.train_labels]
+    if truth is not None and list(zip(texts.train_texts, labels, strict=True)) == list(map(tuple, truth)):
+        return IDENTICAL, ""
+    return SILENT, f"{len(labels)} rows instead of {truth and len(truth)}"

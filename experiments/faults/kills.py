@@ -1,4 +1,4 @@
-"""SIGKILL before every rename, mkdir, unlink and fsync of a run; the same command again must end with the same bytes."""
+"""SIGKILL before every rename, mkdir, unlink and fsync; the same command again must end with the same bytes."""
 
 import shutil
 from collections.abc import Iterator
@@ -39,7 +39,6 @@ def killed(lab: Lab, scratch: Path, flow: str, at: int) -> Iterator[Result]:
     ending, told = judged(study.started(lab, out, *_rounds(flow), cache=cache), lab.truth[_truth(flow)])
     # A person who was killed has damaged nothing: neither message nor refusal is due.
     yield Result(name, ending, told)
-
 
 
 def _rounds(flow: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from server import Ended
 
-IDENTICAL, REFUSED, REPAIRED, ACCEPTED = "identical", "refused", "repaired", "accepted"
+IDENTICAL, REFUSED, REPAIRED = "identical", "refused", "repaired"
 SILENT, HANG, TRACEBACK = "silent difference", "hang", "traceback"
-ENDINGS = (IDENTICAL, REFUSED, REPAIRED, ACCEPTED, SILENT, HANG, TRACEBACK)
+ENDINGS = (IDENTICAL, REFUSED, REPAIRED, SILENT, HANG, TRACEBACK)
 NEVER = (SILENT, HANG, TRACEBACK)
 
 
@@ -39,7 +39,6 @@ class Case(NamedTuple):
     name: str
     play: Callable[..., Iterable[Result]]
     arguments: tuple = ()
-    weight: int = 1  # how many results it gives
 
 
 def wrong(ended: Ended) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bits
 import checkpoints
 import disk
+import encoders
 import inputs
 import kills
 import outcomes
@@ -33,7 +34,7 @@ SECTIONS = {
     "temporary files": disk.scratch_cases,
     "surroundings": surroundings.cases,
     "run checkpoints": checkpoints.cases,
-    "encoders": inputs.encoders,
+    "encoders": encoders.cases,
     "configs": inputs.configs,
     "corpora": inputs.corpora,
 }
@@ -60,7 +61,11 @@ def main() -> None:
     for name in options.only or SECTIONS:
         cases = outcomes.chosen(list(SECTIONS[name](lab)), options.share)
         results[name] = list(played(lab, name, cases, options.jobs))
-        about = {"share": options.share, "seconds": round(time.monotonic() - began), "cores": len(os.sched_getaffinity(0))}
+        about = {
+            "share": options.share,
+            "seconds": round(time.monotonic() - began),
+            "cores": len(os.sched_getaffinity(0)),
+        }
         bars = judged(results)
         (options.out / "faults.json").write_text(outcomes.as_json(results, bars, about), encoding="utf-8")
         (options.out / "faults.md").write_text(outcomes.markdown(results, bars, about), encoding="utf-8")
@@ -71,7 +76,9 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    described.add_argument("out", type=Path, metavar="OUT", help="where the table goes, and what the cases need meanwhile")
+    described.add_argument(
+        "out", type=Path, metavar="OUT", help="where the table goes, and what the cases need meanwhile"
+    )
     described.add_argument("--share", type=float, default=1.0, help="of every section's cases, evenly spread")
     described.add_argument("--only", nargs="+", choices=SECTIONS, help="sections to run")
     described.add_argument("--jobs", type=int, default=2, help="cases at once")
@@ -119,7 +126,9 @@ def judged(results: dict[str, list[Result]]) -> dict[str, bool]:
     counts = outcomes.counts(results)
     bars = {f"no {ending}": not any(found.get(ending) for found in counts.values()) for ending in outcomes.NEVER}
     return bars | {
-        f"every case of {name} ends identically": set(counts[name]) <= {outcomes.IDENTICAL} for name in OWED if name in counts
+        f"every case of {name} ends identically": set(counts[name]) <= {outcomes.IDENTICAL}
+        for name in OWED
+        if name in counts
     }
 
 

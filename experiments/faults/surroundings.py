@@ -1,4 +1,4 @@
-"""Commands in odd surroundings: no home, no standard output, a working directory that is gone, a folder that is none."""
+"""Commands in odd surroundings: no home, no standard output, a working directory that is gone, odd folders."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ SHELLS = {
     "cache with a long name": f"FEDJAX_PARADOX_CACHE=$HERE/{'n' * 300} $RUN",
     "cache with brackets": "FEDJAX_PARADOX_CACHE='[red]c*[/x]' $RUN",
     "xla is a file": "mkdir -p $CACHE; touch $CACHE/xla; $RUN",
-    "tokens are a folder": 'mkdir -p $CACHE; (cd $WARM; ls -d tokens-*) | while read t; do mkdir $CACHE/$t; done; $RUN',
+    "tokens are a folder": "mkdir -p $CACHE; (cd $WARM; ls -d tokens-*) | while read t; do mkdir $CACHE/$t; done; $RUN",
     "no temporary folder": "TMPDIR=/nonexistent $RUN",
     "standard output closed": "$RUN >&-",
     "standard error closed": "$RUN 2>&-",
@@ -87,7 +87,7 @@ SHELLS = {
 NOT_READ = ("config is a pipe", "report", "audit")  # end well without the study's numbers
 
 
-def cases(lab: Lab) -> Iterator[Case]:
+def cases(_: Lab) -> Iterator[Case]:
     for name in SHELLS:
         yield Case(name, shell, (name,))
 
@@ -98,14 +98,15 @@ def shell(lab: Lab, scratch: Path, name: str) -> Iterator[Result]:
     script = scratch / "main"
     script.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
     script.chmod(0o755)
-    out = scratch / "out"
+    out, folder = scratch / "out", scratch / "study"
+    study.write(folder)
     environment = {
         **{name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
         **{"HERE": str(scratch), "OUT": str(out), "CACHE": str(scratch / "cache"), "WARM": str(lab.cache)},
         **{"FEDJAX_PARADOX_CACHE": str(scratch / "cache"), "MAIN": str(script)},
-        "RUN": f"{script} run {lab.study}/study.yaml --out {out}",
+        "RUN": f"{script} run {folder}/study.yaml --out {out}",
     }
-    yield Result(name, *_judged(lab, out, name, _ended(SHELLS[name], lab.study, environment)))
+    yield Result(name, *_judged(lab, out, name, _ended(SHELLS[name], folder, environment)))
 
 
 def _ended(text: str, folder: Path, environment: dict[str, str]) -> Ended:
