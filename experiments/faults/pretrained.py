@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import batches
+import jax
 import numpy as np
 import server
 import study
@@ -102,12 +103,17 @@ def _read(lab: Lab, scratch: Path, files: dict[str, bytes]) -> tuple[str, str]:
         (scratch / name).write_bytes(content)
     try:
         load_wordpiece(scratch)
-        found = load_checkpoint(scratch)
+        sizes, weights = load_checkpoint(scratch)
     except InputError as error:
         return REFUSED, str(error)
-    truth = load_checkpoint(lab.work / "encoder" / "encoder")
-    same = str(found) == str(truth)
-    return (IDENTICAL, "") if same else (SILENT, "other weights or sizes")
+    good, original = load_checkpoint(lab.work / "encoder" / "encoder")
+    if (sizes, _content(weights)) == (good, _content(original)):
+        return IDENTICAL, ""
+    return SILENT, f"other weights, or sizes: {sizes} instead of {good}"
+
+
+def _content(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def changed(lab: Lab, scratch: Path, name: str) -> Iterator[Result]:

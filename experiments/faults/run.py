@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bits
 import checkpoints
 import disk
-import encoders
 import inputs
 import kills
 import outcomes
+import pretrained
 import server
 import study
 import surroundings
@@ -34,7 +34,7 @@ SECTIONS = {
     "temporary files": disk.scratch_cases,
     "surroundings": surroundings.cases,
     "run checkpoints": checkpoints.cases,
-    "encoders": encoders.cases,
+    "encoders": pretrained.cases,
     "configs": inputs.configs,
     "corpora": inputs.corpora,
 }
