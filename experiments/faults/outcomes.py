@@ -13,6 +13,7 @@ IDENTICAL, REFUSED, REPAIRED = "identical", "refused", "repaired"
 SILENT, HANG, TRACEBACK = "silent difference", "hang", "traceback"
 ENDINGS = (IDENTICAL, REFUSED, REPAIRED, SILENT, HANG, TRACEBACK)
 NEVER = (SILENT, HANG, TRACEBACK)
+SHOWN = 20  # of a section's results that may not be
 
 
 class Lab(NamedTuple):
@@ -93,13 +94,15 @@ def counts(results: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, int]]
 
 
 def markdown(results: Mapping[str, Sequence[Result]], bars: Mapping[str, bool], about: Mapping[str, Any]) -> str:
-    """The table, the bars, and every result that a bar forbids."""
+    """The table, the bars, and the first results that a bar forbids."""
     lines = ["| section | cases | " + " | ".join(ENDINGS) + " |", "|---|" + "---:|" * (len(ENDINGS) + 1)]
     for name, found in counts(results).items():
         numbers = [len(results[name]), *(found.get(ending, 0) for ending in ENDINGS)]
         lines.append(f"| {name} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     lines += ["", *(f"{name}: {value}" for name, value in about.items()), ""]
     lines += [f"- {'met' if met else 'NOT MET'}: {bar}" for bar, met in bars.items()]
-    bad = [(name, result) for name, found in results.items() for result in found if result.ending in NEVER]
-    lines += ["", *(f"- {name}: {one.name}: {one.ending}: {' '.join(one.told.split())}" for name, one in bad)]
+    for name, found in results.items():
+        bad = [result for result in found if result.ending in NEVER]
+        lines += ["", *(f"- {name}: {one.name}: {one.ending}: {' '.join(one.told.split())}" for one in bad[:SHOWN])]
+        lines += [f"- {name}: {len(bad) - SHOWN} more in faults.json"] if len(bad) > SHOWN else []
     return "\n".join(lines).rstrip() + "\n"
