@@ -12,7 +12,7 @@ import pytest
 RUN = Path(__file__).parents[1] / "experiments" / "faults" / "run.py"
 SECTIONS = ("kills", "bit flips", "disk", "cache", "temporary files", "surroundings", "run checkpoints", "encoders")
 SECTIONS += ("configs", "corpora")
-SHARE = 0.06  # some five minutes on two fast cores
+SHARE = 0.12  # some five minutes on two fast cores
 
 pytestmark = [
     pytest.mark.campaign,

@@ -101,7 +101,7 @@ SHELLS = {
     "a foreign file in the group": "echo x > $A/notes.txt; mkdir $A/notes; echo x > $A/9",
     "a foreign file among the groups": "touch checkpoints/notes.txt checkpoints/3; mkdir -p checkpoints/notes/3",
     "hidden files": "echo x > $A/.DS_Store; echo x > checkpoints/.DS_Store; echo x > .DS_Store; echo x > $A/3/._x",
-    "half of a save": "mkdir -p $A/4.orbax-checkpoint-tmp-17/state; cp -r $A/3/state/* $A/4.orbax-checkpoint-tmp-17/state",
+    "half of a save": "mkdir $A/4.orbax-checkpoint-tmp-17; cp -r $A/3/state $A/4.orbax-checkpoint-tmp-17",
     "half of a save, round 3 lost": "mv $A/3 $A/3.orbax-checkpoint-tmp-17",
     "everything an hour older": "find . -exec touch -d '1 hour ago' {} +",
     "everything of the year 2100": "find . -exec touch -d '2100-01-01' {} +",
