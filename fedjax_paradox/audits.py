@@ -15,7 +15,7 @@ from fedjax_paradox.data.sources import without_network
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
 from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.extensions import rule_builder
-from fedjax_paradox.federated.rules import RULES
+from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.program import divide, read_texts
 from fedjax_paradox.storage import cells as stored
@@ -140,12 +140,16 @@ def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
     name, numbers = parse_call(rule)
     build, (numbers,) = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
     built = build(**{key: np.float32(value) for key, value in numbers.items()}) if name in RULES else None
-    if built is None or built.weights is None or not built.ahead:
+    if built is None or built.weights is None or not built.ahead or built.needs_start_loss:
         return None
     known = built.weights
     clients, train = len(setting.train), setting.train.astype(np.float32)
-    everybody = Participants(np.arange(clients), train.sum(axis=1), train, setting.available, np.zeros(clients))
-    groups = (ADAPTERS, OTHERS) if adapters else (OTHERS,)
-    weights = {group: np.asarray(w, np.float64) for group, w in known(everybody, dict.fromkeys(groups, 0.0)).items()}
-    alike = all(np.array_equal(weights[groups[0]], weight) for weight in weights.values())
-    return {"all leaves": weights[groups[0]]} if alike else weights
+    # A weighting reads rows and classes; how many steps they take is left open.
+    nothing = np.zeros(clients, np.int32)
+    everybody = Participants(np.arange(clients), train.sum(axis=1), train, setting.available, nothing, nothing)
+    groups = dict.fromkeys((ADAPTERS, OTHERS) if adapters else (OTHERS,), np.zeros((), np.float32))
+    found = known(everybody, groups, built.init(groups))
+    weights = {group: np.asarray(weight, np.float64) for group, weight in found.items()}
+    first = next(iter(weights.values()))
+    alike = all(np.array_equal(first, weight) for weight in weights.values())
+    return {"all leaves": first} if alike else weights

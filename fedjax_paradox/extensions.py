@@ -16,9 +16,12 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated.local import Objective
-from fedjax_paradox.federated.rules import RULES
-from fedjax_paradox.federated.types import Hyper, Rule, Tree, Updates
+from fedjax_paradox.federated.local import Objective, optimizer_of
+from fedjax_paradox.federated.local import sgd as any_optimizer
+from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.federated.rules import combine
+from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.registry import first_line, resolve
 
@@ -37,22 +40,50 @@ def rule_builder(
       InputError: an unknown rule, or numbers that do not fit it.
     """
     build = resolve("rule", name, RULES)
+    own = _numbers("rule", name, build, calls)
+    known = {"is_adapter": is_adapter, "num_clients": num_clients}
+    takes = inspect.signature(build).parameters
+    build = partial(build, **{key: value for key, value in known.items() if key in takes})
+    defaults = {key: float(value) for key, value in own.items() if isinstance(value, int | float)}
+    return build, [{**defaults, **numbers} for numbers in calls]
+
+
+def objective_builder(name: str, numbers: Mapping[str, float]) -> Objective:
+    """The function of the numbers of a call that makes an objective.
+
+    Raises:
+      InputError: an unknown objective, or numbers that do not fit it.
+    """
+    build = resolve("local.objective", name, OBJECTIVES)
+    _numbers("local.objective", name, build, [numbers])
+    return build
+
+
+def _numbers(what: str, name: str, build: Any, calls: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Name -> default of the numbers that a function takes."""
     try:
         parameters = inspect.signature(build).parameters
     except (TypeError, ValueError) as error:
-        raise InputError(f"rule {name!r} is no function whose arguments can be read ({error})") from error
-    known = {"is_adapter": is_adapter, "num_clients": num_clients}
-    build = partial(build, **{key: value for key, value in known.items() if key in parameters})
+        raise InputError(f"{what} {name!r} is no function whose arguments can be read ({error})") from error
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     own = {key: p.default for key, p in parameters.items() if key not in GIVEN and p.kind not in several}
-    defaults = {key: float(value) for key, value in own.items() if isinstance(value, int | float)}
     for numbers in calls:
         missing = [key for key in own if own[key] is inspect.Parameter.empty and key not in numbers]
         if missing or not set(numbers) <= set(own):
             call = f"{name}({', '.join(f'{p}=0.5' for p in own)})" if own else name
             takes = list(own) or "no numbers"
-            raise InputError(f"rule {name!r} takes {takes}, got {sorted(numbers)}; write it as {call}")
-    return build, [{**defaults, **numbers} for numbers in calls]
+            raise InputError(f"{what} {name!r} takes {takes}, got {sorted(numbers)}; write it as {call}")
+    return own
+
+
+def is_alone(name: str, numbers: Mapping[str, float]) -> bool:
+    """Whether a rule has a client half or sends messages, so that its cells are a program of their own."""
+    build, (complete,) = rule_builder(name, [numbers], lambda path: False, 1)  # noqa: ARG005
+    try:
+        rule = build(**{key: jnp.float32(value) for key, value in complete.items()})
+        return rule.send is not None or rule.local is not None
+    except Exception:  # whatever a person's function raises: `check_rule` says what
+        return False
 
 
 def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, float], clients: Updates) -> str:
@@ -72,18 +103,15 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         rule = build(**numbers)
         if not isinstance(rule, Rule):
             raise TypeError(f"it must return a Rule, not {type(rule).__name__}")
+        if not rule.needs_start_loss:
+            clients = clients._replace(start_loss=None)
         state = rule.init(clients.start)
-        if not (isinstance(result := rule.aggregate(clients, state), tuple) and len(result) == 2):
+        if rule.ahead or rule.weights is not None:
+            _check_weights(rule, clients, state)
+        if not (isinstance(result := combine(rule, clients, state), tuple) and len(result) == 2):
             raise TypeError("aggregate must return (next globals, next state)")
         _check_alike("init of the state and the next state", state, result[1])
         _check_alike("the global leaves and the next globals", clients.start, result[0])
-        if rule.ahead and rule.weights is None:
-            raise TypeError("a rule that is known `ahead` must have `weights`")
-        if rule.weights is not None:
-            weights = rule.weights(clients, clients.start)
-            _check_alike(
-                "one weight a client and `weights`", jax.tree.map(lambda _: clients.rows, clients.start), weights
-            )
         return state, result
 
     traced = {key: jax.ShapeDtypeStruct((), jnp.float32) for key in numbers}
@@ -91,7 +119,17 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         closed = jax.make_jaxpr(ask)(traced, clients)
     except Exception as error:  # whatever a person's function raises
         raise InputError(f"rule {name!r} does not fit the model: {first_line(error)}; correct its function") from error
-    return _computation(closed, [numbers[key] for key in sorted(numbers)])
+    own = name if is_alone(name, numbers) else ""
+    return own + _computation(closed, [numbers[key] for key in sorted(numbers)])
+
+
+def _check_weights(rule: Rule, clients: Updates, state: Tree) -> None:
+    if rule.weights is None:
+        raise TypeError("a rule that is known `ahead` must have `weights`")
+    people = {name: getattr(clients, name, None) for name in Participants._fields}
+    known = Participants(**people) if rule.ahead else clients
+    weights = rule.weights(known, clients.start, state)
+    _check_alike("one weight a client and `weights`", jax.tree.map(lambda _: clients.rows, clients.start), weights)
 
 
 def _computation(closed: Any, numbers: Sequence[float]) -> str:
@@ -113,17 +151,34 @@ def _check_alike(what: str, one: Tree, other: Tree) -> None:
             raise TypeError(f"{what} differ at {where}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}")
 
 
-def check_objective(name: str, objective: Objective, leaves: Tree) -> None:
-    """Asks an objective with shapes alone; leaves: one cell's trainable ones.
+def check_objective(name: str, objective: Objective, own: Sequence[str], leaves: Tree, classes: int) -> None:
+    """Asks an objective with shapes alone.
+
+    Args:
+      own: the numbers of its call; leaves: one cell's trainable ones.
 
     Raises:
-      InputError: it fails, or does not return f32[].
+      InputError: it fails, or what it returns has another shape or type than it should.
     """
-    scalar: Any = jax.ShapeDtypeStruct((), jnp.float32)
-    hyper = Hyper(scalar, scalar, scalar, scalar)
+    scalar, batch = jax.ShapeDtypeStruct((), jnp.float32), 2
+    hyper = Hyper(scalar, scalar, scalar, scalar, own=dict.fromkeys(own, scalar))
+    logits, counts = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, classes), (classes,)))
+    labels, mask = (jax.ShapeDtypeStruct((batch,), kind) for kind in (jnp.int32, bool))
+
+    def ask(client: Client, logits: Any, labels: Any, mask: Any) -> None:
+        local = objective(**client.hyper.own)
+        if not isinstance(local, Local):
+            raise TypeError(f"it must return a Local, not {type(local).__name__}")
+        losses = jnp.zeros(batch) if local.loss is None else local.loss(logits, labels, client)
+        _check_alike("losses f32[B] and what `loss` returns", jnp.zeros(batch), losses)
+        if local.reduce is not None:
+            _check_alike("a loss f32[] and what `reduce` returns", jnp.zeros(()), local.reduce(losses, mask, client))
+        optimizer = optimizer_of(local, any_optimizer, client)
+        changes, _ = optimizer.update(client.start, optimizer.init(client.start), client.start)
+        _check_alike("the leaves and their changes", client.start, changes)
+
     try:
-        loss = jax.eval_shape(objective, scalar, leaves, leaves, hyper)
-        _check_alike("a loss f32[] and what it returns", scalar, loss)
+        jax.eval_shape(ask, Client(scalar, scalar, counts, leaves, (), hyper), logits, labels, mask)
     except Exception as error:  # whatever a person's function raises
         raise InputError(f"local.objective {name!r} does not fit the model: {first_line(error)}; correct it") from error
 

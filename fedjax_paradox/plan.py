@@ -97,7 +97,9 @@ def choose_lanes(experiment: Experiment, program: Program) -> int:
     return schedule.choose_lanes(lengths, devices * max(1, min(most, _fitting(program))), devices)
 
 
-def launch(experiment: Experiment, program: Program, globals_: Tree, frozen: Tree) -> tuple[Any, Lanes, Results]:
+def launch(
+    experiment: Experiment, program: Program, globals_: Tree, states: tuple[Tree, ...], frozen: Tree
+) -> tuple[Any, Lanes, Results]:
     """Compiles `advance` for as many lanes as fit, by the compiled program's own figure.
 
     Returns:
@@ -110,8 +112,12 @@ def launch(experiment: Experiment, program: Program, globals_: Tree, frozen: Tre
     while True:
         with explained(program, num_lanes):
             lanes, results = engine.start(globals_, num_lanes, len(program.cells) * program.slots)
-            first = next(schedule.chunks(plan_round(program, 1)[0], num_lanes, 1))
-            advance = engine.advance.lower(lanes, globals_, program.hyper, frozen, program.data, first).compile()
+            jobs, participants = plan_round(program, 1, num_lanes)
+            if engine.needs_start_loss:  # of which the shape is enough
+                participants = participants._replace(start_loss=participants.rows)
+            first = next(schedule.chunks(jobs, num_lanes, 1))
+            told = jax.eval_shape(engine.begin, globals_, states, results, participants)[1]
+            advance = engine.advance.lower(lanes, globals_, program.hyper, told, frozen, program.data, first).compile()
         needed = _needed(advance) + _bytes(results) // engine.devices
         if needed <= device_memory():
             return advance, lanes, results

@@ -27,19 +27,23 @@ from fedjax_paradox.extensions import (
     check_objective,
     check_partition,
     check_rule,
+    is_alone,
+    objective_builder,
     rule_builder,
 )
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
-from fedjax_paradox.federated.lanes import Data, Training
-from fedjax_paradox.federated.local import OBJECTIVES, PULL_ONLY
-from fedjax_paradox.federated.types import Hyper, Rule, Tree, Updates
+from fedjax_paradox.federated.lanes import Data, Training, is_sparse
+from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.registry import resolve, source_digest
+
+# Settings of `local` that are numbers of `Hyper`.
+LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")
 
 
 class Clients(NamedTuple):
@@ -104,7 +108,8 @@ def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
     groups: dict[Any, list[Cell]] = {}
     # The order of jobs decides the last bits of a sum, so a grid written in another order must have them alike.
     for cell in sorted(cells, key=_order):
-        groups.setdefault(structure(cell), []).append(cell)
+        rule, numbers = parse_call(cell.rule)
+        groups.setdefault((*structure(cell), rule if is_alone(rule, numbers) else ""), []).append(cell)
     return _distinct([_program(tuple(group), texts, weights, cache_folder) for group in groups.values()])
 
 
@@ -164,16 +169,12 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     shared = cells[0]
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
-    objective = resolve("local.objective", shared.local.objective, OBJECTIVES)
-    check_objective(shared.local.objective, objective, _leaves(model))
-    # `sparse_step` knows what a row without data does under SGD and these objectives, not under others.
-    sparse = objective in PULL_ONLY and shared.local.optimizer == "sgd"
-    training = Training(model.apply, objective, shared.local.optimizer, model.table if sparse else None)
+    rules = _rules(cells, model, len(corpus.classes))
+    training = _training(shared, model, rules[0][0], len(corpus.classes))
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
     )
-    rules = _rules(cells, model, len(corpus.classes))
     whole = Program(
         cells=cells,
         identities=tuple(_identity(cell, inputs) for cell in cells),
@@ -197,6 +198,16 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     twins = [Twin(cells[i], whole.identities[i], trained.index(of[i])) for i in range(len(cells)) if of[i] != i]
     data = whole.engine.replicate(whole.data)
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
+
+
+def _training(shared: Cell, model: Model, rule: RuleCall, classes: int) -> Training:
+    """What is structure in the local updates of cells that share a program."""
+    name, numbers = parse_call(shared.local.objective)
+    objective = objective_builder(name, numbers)
+    check_objective(name, objective, list(numbers), _leaves(model), classes)
+    method = rule.build(**{key: jnp.float32(value) for key, value in rule.numbers.items()}).local or Local()
+    training = Training(model.apply, objective, shared.local.optimizer, None, tuple(sorted(numbers)), method)
+    return training._replace(table=model.table if is_sparse(training) else None)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:
@@ -229,7 +240,8 @@ def own_code(cell: Cell) -> dict[str, str]:
     """Name -> digest of every `module:function` that decides a cell's numbers."""
     rule, _ = parse_call(cell.rule)
     architecture = cell.architecture.architecture
-    names = (rule, cell.local.objective, cell.partition.kind, architecture, *cell.protocols)
+    objective, _ = parse_call(cell.local.objective)
+    names = (rule, objective, cell.partition.kind, architecture, *cell.protocols)
     return {name: source_digest(name) for name in names if ":" in name}
 
 
@@ -239,10 +251,12 @@ def _alike(program: Program, index: int, rule: str) -> Any:
     rows = hashlib.sha256()
     for held in (*clients.train, *clients.holdout, clients.available):
         rows.update(len(held).to_bytes(8, "little") + np.asarray(held, np.int64).tobytes())
-    numbers = {name: float(values[index]) for name, values in program.hyper._asdict().items() if name != "rates"}
+    numbers = {
+        name: float(values[index]) for name, values in program.hyper._asdict().items() if name in Hyper._fields[:4]
+    }
     if cell.local.optimizer == "adamw":
         del numbers["momentum"]  # which it does not read
-    rates = {name: float(values[index]) for name, values in program.hyper.rates.items()}
+    rates = {name: float(values[index]) for name, values in {**program.hyper.rates, **program.hyper.own}.items()}
     how = (cell.num_clients, cell.participation, cell.seed, cell.local.epochs, cell.local.drop_ragged)
     return how, rows.hexdigest(), rule, json.dumps([numbers, rates], sort_keys=True)
 
@@ -268,10 +282,12 @@ def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
     def array(values: Iterable[float]) -> Any:
         return np.array(list(values), np.float32)
 
-    local = {name: array(getattr(cell.local, name) for cell in cells) for name in Hyper._fields if name != "rates"}
+    local = {name: array(getattr(cell.local, name) for cell in cells) for name in LOCAL_NUMBERS}
+    calls = [parse_call(cell.local.objective)[1] for cell in cells]
+    own = {name: array(numbers[name] for numbers in calls) for name in calls[0]}
     # A person's own architecture takes its settings from its options, and may have rates all the same.
     rates = {name: array(getattr(c.architecture, name, own) for c in cells) for name, own in model.rates.items()}
-    return Hyper(**local, rates=rates)
+    return Hyper(**local, rates=rates, own=own)
 
 
 def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
@@ -363,13 +379,23 @@ def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[Rule
 def _updates(leaves: Tree, clients: int, classes: int) -> Updates:
     """Shapes of what one cell's rule sees."""
 
-    def shape(dtype: Any, *axes: int) -> jax.ShapeDtypeStruct:
+    def shape(dtype: Any, *axes: int) -> Any:
         return jax.ShapeDtypeStruct((clients, *axes), dtype)
 
-    stacked = jax.tree.map(lambda leaf: shape(leaf.dtype, *leaf.shape), leaves)
-    numbers, counts = shape(jnp.float32), shape(jnp.float32, classes)
-    shapes: tuple[Any, ...] = (leaves, stacked, shape(jnp.int32), numbers, numbers, counts, shape(bool))
-    return Updates(*shapes)
+    number, scalar = shape(jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    return Updates(
+        client=shape(jnp.int32),
+        rows=number,
+        class_counts=shape(jnp.float32, classes),
+        mask=shape(bool),
+        steps=number,
+        start_loss=number,
+        start=leaves,
+        leaves=jax.tree.map(lambda leaf: shape(leaf.dtype, *leaf.shape), leaves),
+        weighted=None,
+        loss=number,
+        hyper=Hyper(scalar, scalar, scalar, scalar),
+    )
 
 
 def _rule_groups(rules: Sequence[RuleCall]) -> list[RuleGroup]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_paradox.evaluation.protocols import View
 from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.types import Participants
+from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.program import Program, sampled
 
 
@@ -26,7 +26,7 @@ def plan_round(
     shape = (len(program.cells), program.slots)
     devices = np.zeros(shape, np.int32)
     clients = np.full(shape, np.iinfo(np.int32).max, np.int32)
-    rows, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    rows, taken, mask = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
     jobs = []
     for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
@@ -36,15 +36,35 @@ def plan_round(
             steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
             jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
             counts[index, slot], mask[index, slot] = one.class_counts[client], True
-            rows[index, slot], clients[index, slot] = len(held), client
+            rows[index, slot], taken[index, slot], clients[index, slot] = len(held), len(steps), client
     lanes = schedule.lane_of([len(job.steps) for job in jobs], num_lanes)
     devices.flat[[job.slot for job in jobs]] = lanes * program.engine.devices // num_lanes
-    return jobs, Participants(clients, rows, counts, mask, devices)
+    return jobs, Participants(clients, rows, counts, mask, taken, devices)
+
+
+def with_start_loss(program: Program, participants: Participants, globals_: Tree, frozen: Tree) -> Participants:
+    """The participants with the incoming models' mean loss on their train rows (dropout off), f32[P, K].
+
+    One pass over all train rows for each cell; 0 in slots without a client.
+    """
+    train = len(program.corpus.train_labels)
+    batches = _batches(np.arange(train, dtype=np.int32), program)
+    losses = np.asarray(program.engine.losses(globals_, frozen, program.data, batches), np.float64)
+    found = np.zeros(participants.rows.shape, np.float32)
+    for index, one in enumerate(program.clients):
+        own = losses[:, index].ravel()[:train]
+        for slot in np.flatnonzero(participants.mask[index]):
+            found[index, slot] = own[one.train[participants.client[index, slot]]].mean()
+    return participants._replace(start_loss=found)
 
 
 def predict_batches(program: Program) -> np.ndarray:
     """i32[batches, B]: `predicted`, padded with row 0 to equal numbers of batches on all devices."""
-    rows, devices = program.predicted, program.engine.devices
+    return _batches(program.predicted, program)
+
+
+def _batches(rows: np.ndarray, program: Program) -> np.ndarray:
+    devices = program.engine.devices
     size = min(program.engine.predict_batch, len(rows))
     batches = -(-len(rows) // (size * devices)) * devices
     padded = np.zeros(batches * size, np.int32)

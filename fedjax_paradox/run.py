@@ -17,7 +17,7 @@ from fedjax_paradox.hosts import is_writer, written_by_one
 from fedjax_paradox.plan import explained, launch
 from fedjax_paradox.program import Program
 from fedjax_paradox.resume import Part, Standing, facts, look, ordered
-from fedjax_paradox.rounds import measure, plan_round, predict_batches
+from fedjax_paradox.rounds import measure, plan_round, predict_batches, with_start_loss
 from fedjax_paradox.storage import cells, checkpoint, folder, results
 from fedjax_paradox.storage.provenance import surroundings
 
@@ -131,7 +131,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     states = engine.init_rules(globals_)
     if part.start is not None:
         globals_, states = engine.replicate(part.start)
-    advance, lanes, buffer = launch(study.experiment, program, globals_, frozen)
+    advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
     num_lanes, batches = lanes.loss.shape[0], predict_batches(program)
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
@@ -140,12 +140,14 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
         for round_ in range(done + 1, cells_[0].rounds + 1):
             lap = _stopwatch()
             jobs, participants = plan_round(program, round_, num_lanes, stopped)
-            buffer, weights, unweighable = engine.begin(globals_, buffer, participants)
+            if engine.needs_start_loss:
+                participants = with_start_loss(program, participants, globals_, frozen)
+            buffer, told, weights, unweighable = engine.begin(globals_, states, buffer, participants)
             _check_weights(program, jobs, unweighable, round_)
             lap("schedule")
             trained: Any = 0
             for chunk in schedule.chunks(jobs, num_lanes, round_):
-                lanes, rows = advance(lanes, globals_, program.hyper, frozen, program.data, chunk)
+                lanes, rows = advance(lanes, globals_, program.hyper, told, frozen, program.data, chunk)
                 if chunk.last.any():
                     buffer = engine.store(buffer, lanes, globals_, program.hyper, weights, chunk)
                 # One chunk behind, so that the device never waits for the host.
@@ -153,7 +155,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
                 trained = rows
             notify(Trained(number, round_, int(trained)))
             lap("training")
-            globals_, states, outcome = engine.aggregate(globals_, states, buffer, participants)
+            globals_, states, outcome = engine.aggregate(globals_, states, buffer, participants, program.hyper)
             _check_weights(program, jobs, outcome.unweighable, round_)
             for index, client in _diverging(jobs, outcome, stopped):
                 stopped[index] = round_ - 1

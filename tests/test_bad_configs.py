@@ -108,7 +108,7 @@ OVERRIDES = {
     r'models.minilm.weights="a\0b"': "models.minilm.weights: must not hold control characters",
     r'models={"\e[0m": {architecture: textcnn}}': r"models.\\x1b\[0m: must not hold control characters",
     "models={m: {architecture: 'a:b', options: {x: [.nan]}}}": "models.m.options: must hold finite numbers",
-    "rule=fedavgw(beta=1e400)": "rule: numbers of a rule must be at most",
+    "rule=fedavgw(beta=1e400)": "rule: numbers of a call must be at most",
     "local.learning_rate=1e-300": "local.learning_rate: .*greater than or equal to",
 }
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from fedjax_paradox.federated import rules, schedule
 from fedjax_paradox.federated.engine import RuleGroup, build_engine, predict
 from fedjax_paradox.federated.lanes import Data, Training
-from fedjax_paradox.federated.local import OBJECTIVES, masked_cross_entropy
+from fedjax_paradox.federated.local import masked_cross_entropy
+from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.sparse import Sum
 from fedjax_paradox.federated.types import Hyper, Participants
 
@@ -93,15 +94,17 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
     number, device = np.tile(np.arange(slots, dtype=np.int32), (shape[0], 1)), np.zeros(shape, np.int32)
     lane = schedule.lane_of([len(job.steps) for job in jobs], lanes.loss.shape[0])
     device.flat[[job.slot for job in jobs]] = lane * engine.devices // lanes.loss.shape[0]
-    people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, device)
-    buffer, weights, _ = engine.begin(globals_, buffer, people)
+    steps = np.ones(shape, np.float32)
+    people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, steps, device)
+    states = engine.init_rules(globals_)
+    buffer, told, weights, _ = engine.begin(globals_, states, buffer, people)
     trained = 0
     for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-        lanes, count = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+        lanes, count = engine.advance(lanes, globals_, hyper, told, FROZEN, data, chunk)
         buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
         trained += int(count)
     assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
-    return engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0], lanes, buffer
+    return engine.aggregate(globals_, states, buffer, people, hyper)[0], lanes, buffer
 
 
 def stack(trees):
@@ -199,12 +202,13 @@ def test_clients_in_another_order_with_their_own_shuffles():
         )
         rows = np.array([[len(cell.clients[client]) for client in order]], np.float32)
         counts, nobody = np.zeros((1, 3, CLASSES), np.float32), np.zeros((1, 3), np.int32)
-        people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), nobody)
-        buffer, weights, _ = engine.begin(globals_, buffer, people)
+        people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), rows, nobody)
+        states = engine.init_rules(globals_)
+        buffer, told, weights, _ = engine.begin(globals_, states, buffer, people)
         for chunk in schedule.chunks(jobs, 2, 1):
-            lanes, _ = engine.advance(lanes, globals_, hyper, FROZEN, data, chunk)
+            lanes, _ = engine.advance(lanes, globals_, hyper, told, FROZEN, data, chunk)
             buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
-        results.append(engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)[0])
+        results.append(engine.aggregate(globals_, states, buffer, people, hyper)[0])
     close(*results)
 
 
@@ -284,14 +288,15 @@ def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan(rule, table):
     engine, nobody = engine_for(cells, table, rule), np.zeros((2, 2), np.int32)
     globals_ = stack([cell.start for cell in cells])
     ones = np.ones((2, 2), np.float32)
-    people = Participants(nobody, ones, np.ones((2, 2, CLASSES), np.float32), ones > 0, nobody)
+    people = Participants(nobody, ones, np.ones((2, 2, CLASSES), np.float32), ones > 0, ones, nobody)
+    states = engine.init_rules(globals_)
     hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
     job = schedule.Job(1, 2, 0, 1, np.zeros((1, BATCH), np.int32))
     (chunk,) = schedule.chunks([job], 1, 1)
     for lanes, first in ((engine.start(globals_, 1, 4)[0], 0.0), (poisoned_lane(engine, globals_, table), np.nan)):
-        buffer, weights, _ = engine.begin(globals_, engine.start(globals_, 1, 4)[1], people)
+        buffer, _, weights, _ = engine.begin(globals_, states, engine.start(globals_, 1, 4)[1], people)
         buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
-        new, _, outcome = engine.aggregate(globals_, engine.init_rules(globals_), buffer, people)
+        new, _, outcome = engine.aggregate(globals_, states, buffer, people, hyper)
         np.testing.assert_array_equal(outcome.loss, [[0, 0], [first, 0]])
         assert outcome.finite.tolist() == [True, bool(first == 0)]
         if first != 0:  # the cell stays as it was before the round, and the other goes on

@@ -30,8 +30,8 @@ SHARES = """partition.holdout_fraction local.momentum models.textcnn.dropout mod
 models.minilm.lora_dropout models.minilm.attention_dropout models.minilm.head_dropout models.textcnn.local.momentum"""
 TEXTS = """name corpus.name corpus.subset corpus.splits.train corpus.splits.test corpus.text_column corpus.label_column
 corpus.files.train corpus.files.test models.minilm.weights"""
-CHOICES = """model partition.kind local.optimizer local.objective models.textcnn.architecture
-models.textcnn.compute_dtype models.minilm.compute_dtype models.mine.architecture models.minilm.local.objective"""
+CHOICES = """model partition.kind local.optimizer models.textcnn.architecture
+models.textcnn.compute_dtype models.minilm.compute_dtype models.mine.architecture"""
 LISTS = "protocols corpus.classes models.textcnn.widths"
 SECTIONS = """corpus corpus.splits corpus.files partition local models models.textcnn models.mine models.mine.local
 models.minilm models.minilm.local grid"""

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedjax_paradox.config.calls import parse_call
 from fedjax_paradox.config.dialect import joined, merge, nest
 from fedjax_paradox.config.schema import DISTILBERT, DROPOUT_RATES, Cell, Experiment, Local, Point, Transformer
 from fedjax_paradox.config.validation import validated
@@ -89,8 +90,9 @@ def _refuse_contradictions(cell: Cell) -> None:
         problem = f"set both corpus.files.train and corpus.files.test, or neither (got {files!s:.200})"
     if "holdout" in cell.protocols and cell.partition.holdout_fraction == 0:
         problem = "protocol holdout needs partition.holdout_fraction above 0 (got 0.0); set it to 0.1"
-    if mu > 0 and cell.local.objective == "cross_entropy":
-        problem = f"cross_entropy has no proximal term; set local.objective=fedprox (got local.mu={mu})"
+    objective, numbers = parse_call(cell.local.objective)
+    if mu > 0 and (objective != "fedprox" or "mu" in numbers):
+        problem = f"{cell.local.objective} does not read local.mu (got {mu}); set local.objective=fedprox"
     if problem:
         raise InputError(f"cell {cell.name!r:.200}: {problem}")
 
@@ -104,7 +106,8 @@ def structure(cell: Cell) -> tuple[Hashable, ...]:
     shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.protocols)
     architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
     undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
-    local = (cell.local.batch_size, cell.local.optimizer, cell.local.objective)
+    objective, numbers = parse_call(cell.local.objective)
+    local = (cell.local.batch_size, cell.local.optimizer, objective, tuple(sorted(numbers)))
     return (*shared, architecture, undropped, *local, cell.partition.holdout_fraction > 0)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validat
 from fedjax_paradox.config.dialect import axes, merge
 from fedjax_paradox.config.values import (
     Amount,
+    Call,
     Classes,
     ComputeType,
     Count,
@@ -24,7 +25,6 @@ from fedjax_paradox.config.values import (
     Rate,
     Reference,
     Rows,
-    Rule,
     Seed,
     Size,
     Text,
@@ -94,7 +94,7 @@ class Local(_Section):
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     drop_ragged: bool = True
-    objective: Literal["cross_entropy", "fedprox"] | Reference = "cross_entropy"
+    objective: Call = "cross_entropy"
     mu: NonNegative = 0.0
 
 
@@ -161,7 +161,7 @@ class Point(_Section):
     name: Name
     corpus: Corpus = Corpus()
     model: Text = "textcnn"
-    rule: Rule = "fedavg"
+    rule: Call = "fedavg"
     alpha: Positive = 0.1
     num_clients: Amount = 10
     participation: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0

@@ -57,7 +57,7 @@ def _finite(value: Any) -> Any:
 def _call(text: str) -> str:
     name, numbers = parse_call(text)
     if any(abs(number) > MOST for number in numbers.values()):
-        raise ValueError(f"numbers of a rule must be at most {MOST:.0f}")
+        raise ValueError(f"numbers of a call must be at most {MOST:.0f}")
     return format_call(name, numbers)
 
 
@@ -77,7 +77,7 @@ Rate = Annotated[float, Field(strict=True, ge=1e-12, le=MOST, allow_inf_nan=Fals
 NonNegative = Annotated[float, Field(strict=True, ge=0, le=MOST, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Reference = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # a person's own package.module:function
-Rule = Annotated[Text, AfterValidator(_call)]
+Call = Annotated[Text, AfterValidator(_call)]  # name(number=...) or module:function(number=...)
 Protocol = Literal["train_rows", "label_filtered", "label_matched", "holdout", "global"] | Reference
 Protocols = Annotated[tuple[Protocol, ...], Field(min_length=1), AfterValidator(_once)]
 ComputeType = Literal["float32", "bfloat16"]

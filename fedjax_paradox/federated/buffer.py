@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_paradox.federated.lanes import Lanes, Training, parted
+from fedjax_paradox.federated.lanes import Lanes, Training, parted, pulled
 from fedjax_paradox.federated.schedule import Chunk
 from fedjax_paradox.federated.sparse import Sum, add, finish, total
-from fedjax_paradox.federated.types import Hyper, Participants, Tree, Updates
+from fedjax_paradox.federated.types import Hyper, Tree
 
 
 class Results(NamedTuple):
@@ -54,7 +54,7 @@ def store(
     def one(number: jax.Array, results: Results) -> Results:
         lane = ended[number]
         cell, slot, steps = chunk.cell[lane], chunk.slot[lane], chunk.step[lane] + chunk.live
-        job = _Job(lane, cell, slot, steps, jax.tree.map(lambda leaf: leaf[cell], hyper))
+        job = _Job(lane, cell, slot, steps, pulled(training, jax.tree.map(lambda leaf: leaf[cell], hyper)))
         loss = lanes.loss[lane] / jnp.maximum(lanes.visited[lane], 1.0)
         if weights is None:
             leaves = _kept(training, results.leaves, lanes, globals_, job)
@@ -107,16 +107,8 @@ def _added(
     return {**sums, training.table: jax.tree.map(lambda leaf: leaf[None], here)}, finite & rows_finite
 
 
-def updates_of(globals_: Tree, results: Results, participants: Participants) -> Updates:
-    """What the cells' rules see, [P, ...], of results that hold every job."""
-    leaves, loss = jax.tree.map(lambda leaf: by_slot(leaf, participants.device), results)
-    known = participants._asdict()
-    del known["device"]
-    return Updates(start=globals_, leaves=leaves, loss=loss, **known)
-
-
 def summed_leaves(training: Training, globals_: Tree, results: Results) -> Tree:
-    """The cells' next leaves, [P, ...], of results that are sums; over all devices."""
+    """The sums of the cells' clients, [P, ...], of results that are sums; over all devices."""
     sums, table = parted(training.table, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), results.leaves))
     if training.table is None:
         return sums

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, summed_leaves, updates_of
-from fedjax_paradox.federated.lanes import Lanes, Training, advance, empty_lanes
+from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, summed_leaves
+from fedjax_paradox.federated.lanes import Data, Lanes, Told, Training, advance, empty_lanes
+from fedjax_paradox.federated.rules import combine
 from fedjax_paradox.federated.schedule import Chunk
-from fedjax_paradox.federated.types import Outcome, Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Hyper, Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
 
@@ -49,12 +51,14 @@ class Engine(NamedTuple):
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
     start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, jobs)
-    begin: Callable[..., tuple[Results, Tree | None, jax.Array]]  # takes over the results that it gets
+    begin: Callable[..., tuple[Results, Told, Tree | None, jax.Array]]  # takes over the results that it gets
     advance: Any  # jitted, takes over the lanes that it gets: `plan.launch` compiles it ahead of time
     store: Callable[..., Results]  # takes over the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
     aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
     predict: Callable[..., jax.Array]
+    losses: Callable[..., jax.Array]
+    needs_start_loss: bool  # a rule asks for what `losses` gives
 
 
 def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
@@ -95,9 +99,10 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         # device_put would compare the values across processes, array by array.
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
-    advancing = over_lanes(advance_all, in_specs=(LANES, *[EVERYWHERE] * 4, chunk), out_specs=(LANES, EVERYWHERE))
+    advancing = over_lanes(advance_all, in_specs=(LANES, *[EVERYWHERE] * 5, chunk), out_specs=(LANES, EVERYWHERE))
     storing = over_lanes(partial(store, training), in_specs=(LANES, LANES, *[EVERYWHERE] * 3, chunk), out_specs=LANES)
     predicting = over_lanes(partial(predict, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
+    measuring = over_lanes(partial(losses, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
     return Engine(
         devices=len(devices),
         groups=[group.cells.tolist() for group in groups],
@@ -105,19 +110,20 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
-        begin=jax.jit(partial(begin, groups), donate_argnums=1, out_shardings=(parted, shared, shared)),
+        begin=jax.jit(partial(begin, groups), donate_argnums=2, out_shardings=(parted, shared, shared, shared)),
         advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
         aggregate=jax.jit(partial(aggregate, training, groups), out_shardings=shared),
         predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
+        losses=jax.jit(measuring, out_shardings=shared, compiler_options=options),
+        needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
     )
 
 
 def sums(groups: Sequence[RuleGroup]) -> bool:
     """Whether every rule gives its weights before training, so that jobs are summed as they finish."""
-    first = [{name: values[0] for name, values in _traced(group).items()} for group in groups]
-    return all(group.build(**hyper).ahead for group, hyper in zip(groups, first, strict=True))
+    return all(first_of(group).ahead for group in groups)
 
 
 def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
@@ -131,29 +137,49 @@ def init_rules(groups: Sequence[RuleGroup], globals_: Tree) -> tuple[Tree, ...]:
 
 
 def begin(
-    groups: Sequence[RuleGroup], globals_: Tree, results: Results, participants: Participants
-) -> tuple[Results, Tree | None, jax.Array]:
-    """Results ready for a round; where they are sums the weights of its jobs, like a cell's leaves, f32[P, K]; and
-    bool[P, K] the clients that cannot be weighed."""
+    groups: Sequence[RuleGroup],
+    globals_: Tree,
+    states: tuple[Tree, ...],
+    results: Results,
+    participants: Participants,
+) -> tuple[Results, Told, Tree | None, jax.Array]:
+    """Results ready for a round; what its jobs are told; where results are sums the weights of its jobs, like a cell's
+    leaves, f32[P, K]; and bool[P, K] the clients that cannot be weighed."""
+    told = Told(participants, _messages(groups, globals_, states, participants))
     unweighable = jnp.zeros(participants.rows.shape, bool)
     if not sums(groups):
-        return results, None, unweighable
+        return results, told, None, unweighable
     weights = jax.tree.map(lambda _: jnp.zeros(participants.rows.shape, jnp.float32), globals_)
-    for group in groups:
-        new = _weigh(group, participants, globals_)
+    for group, state in zip(groups, states, strict=True):
+        new = _weigh(group, participants, globals_, state)
         weights = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), weights, new)
     unweighable = _unweighable(weights) & participants.mask
-    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), weights, unweighable
+    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), told, weights, unweighable
 
 
-def _weigh(group: RuleGroup, known: Participants | Updates, globals_: Tree) -> Tree:
+def _messages(
+    groups: Sequence[RuleGroup], globals_: Tree, states: tuple[Tree, ...], participants: Participants
+) -> Tree:
+    """What the rules send, [P, K, ...]; rules that send something are alone in their program."""
+    if first_of(groups[0]).send is None:
+        return ()
+    ((group,), (state,)) = groups, states
+
+    def send(globals_: Tree, state: Tree, people: Participants, hyper: dict) -> Tree:
+        sends: Any = group.build(**hyper).send
+        return sends(globals_, state, people)
+
+    return jax.vmap(send)(globals_, state, participants, _traced(group))
+
+
+def _weigh(group: RuleGroup, known: Participants | Updates, globals_: Tree, state: Tree) -> Tree:
     """The weights of a group's cells, f32[G, K] a leaf."""
 
-    def weigh(known: Participants | Updates, global_: Tree, hyper: dict) -> Tree:
+    def weigh(known: Participants | Updates, global_: Tree, state: Tree, hyper: dict) -> Tree:
         weights: Any = group.build(**hyper).weights
-        return weights(known, global_)
+        return weights(known, global_, state)
 
-    return jax.vmap(weigh)(_members(group, known), _members(group, globals_), _traced(group))
+    return jax.vmap(weigh)(_members(group, known), _members(group, globals_), state, _traced(group))
 
 
 def _unweighable(weights: Tree) -> jax.Array:
@@ -169,6 +195,7 @@ def aggregate(
     states: tuple[Tree, ...],
     results: Results,
     participants: Participants,
+    hyper: Hyper,
 ) -> tuple[Tree, tuple[Tree, ...], Outcome]:
     """Every cell's rule on its clients' results; cells of one rule are vmapped.
 
@@ -177,19 +204,16 @@ def aggregate(
       are not finite, keeps its leaves and its rule's state.
     """
     loss, mask = by_slot(results.loss, participants.device), participants.mask
+    updates = _updates(training, groups, globals_, results, participants, hyper)
+    new, next_states = _ruled(groups, updates, states)
+    finite = _finite(new, 1)
     unweighable = jnp.zeros(mask.shape, bool)
-    if sums(groups):
-        new, next_states = summed_leaves(training, globals_, results), states
-        finite = _finite(new, 1)
-    else:
-        updates = updates_of(globals_, results, participants)
-        new, next_states = _ruled(groups, updates, states)
-        finite = _finite(new, 1)
+    if updates.leaves is not None:
         # Reading every leaf of every job again takes as long as the sum: only once something went wrong.
         loss = jax.lax.cond(jnp.all(finite), lambda: loss, lambda: jnp.where(_finite(updates.leaves, 2), loss, jnp.nan))
-        for group in groups:
-            if group.build(**{name: values[0] for name, values in _traced(group).items()}).weights:
-                found = _unweighable(_weigh(group, updates, globals_))
+        for group, state in zip(groups, states, strict=True):
+            if first_of(group).weights:
+                found = _unweighable(_weigh(group, updates, globals_, state))
                 unweighable = unweighable.at[group.cells].set(found & _members(group, mask))
     finite &= jnp.all(jnp.isfinite(loss) | ~mask, axis=1)
     going = finite & jnp.any(mask, axis=1)
@@ -200,13 +224,33 @@ def aggregate(
     return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable)
 
 
+def _updates(
+    training: Training,
+    groups: Sequence[RuleGroup],
+    globals_: Tree,
+    results: Results,
+    participants: Participants,
+    hyper: Hyper,
+) -> Updates:
+    """What the cells' rules see, [P, ...]: every client's leaves, or their weighted sum."""
+    known = participants._asdict()
+    device = known.pop("device")
+    loss = by_slot(results.loss, device)
+    if sums(groups):
+        leaves, weighted = None, summed_leaves(training, globals_, results)
+    else:
+        leaves, weighted = jax.tree.map(lambda leaf: by_slot(leaf, device), results.leaves), None
+    return Updates(**known, start=globals_, leaves=leaves, weighted=weighted, loss=loss, hyper=hyper)
+
+
 def _ruled(groups: Sequence[RuleGroup], updates: Updates, states: tuple[Tree, ...]) -> tuple[Tree, tuple[Tree, ...]]:
-    """What the cells' rules make of all clients' leaves: (next globals, next states)."""
+    """What the cells' rules make of a round: (next globals, next states)."""
     globals_, next_states = updates.start, []
     for group, state in zip(groups, states, strict=True):
 
         def one(updates: Updates, state: Tree, hyper: dict, build: Callable[..., Rule] = group.build) -> tuple:
-            return build(**hyper).aggregate(updates, state)
+            rule = build(**hyper)
+            return rule.aggregate(updates, state) if updates.leaves is None else combine(rule, updates, state)
 
         new, state = jax.vmap(one)(_members(group, updates), state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
@@ -233,6 +277,11 @@ def _members(group: RuleGroup, tree: Tree) -> Tree:
     )
 
 
+def first_of(group: RuleGroup) -> Rule:
+    """The rule of a group with the numbers of its first cell, for what is the same in all: its structure."""
+    return group.build(**{name: values[0] for name, values in _traced(group).items()})
+
+
 def _traced(group: RuleGroup) -> dict[str, jax.Array]:
     return {name: jnp.asarray(values, jnp.float32) for name, values in group.hyper.items()}
 
@@ -249,12 +298,23 @@ def predict(
       i32[batches, P, B].
     """
 
-    def batch(rows: jax.Array) -> jax.Array:
-        def classes(leaves: Tree) -> jax.Array:
-            return jnp.argmax(apply(leaves, frozen, tokens[rows], None), axis=-1).astype(jnp.int32)
+    def classes(leaves: Tree, rows: jax.Array) -> jax.Array:
+        return jnp.argmax(apply(leaves, frozen, tokens[rows], None), axis=-1).astype(jnp.int32)
 
-        # A batch of one cell keeps the device busy. Those of twelve at once need twelve times the memory, and leave a
-        # CPU's cache: MiniLM's took twice as long.
-        return jax.lax.map(classes, globals_)
+    return _each_batch(classes, globals_, rows)
 
-    return jax.lax.map(batch, rows)
+
+def losses(apply: Callable[..., jax.Array], globals_: Tree, frozen: Tree, data: Data, rows: jax.Array) -> jax.Array:
+    """Every cell's cross-entropy of the given rows, f32[batches, P, B], dropout off; rows as in `predict`."""
+
+    def each(leaves: Tree, rows: jax.Array) -> jax.Array:
+        logits = apply(leaves, frozen, data.tokens[rows], None)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
+
+    return _each_batch(each, globals_, rows)
+
+
+def _each_batch(function: Callable[[Tree, jax.Array], jax.Array], globals_: Tree, rows: jax.Array) -> jax.Array:
+    # A batch of one cell keeps the device busy. Those of twelve at once need twelve times the memory, and leave a
+    # CPU's cache: MiniLM's took twice as long.
+    return jax.lax.map(lambda rows: jax.lax.map(lambda leaves: function(leaves, rows), globals_), rows)

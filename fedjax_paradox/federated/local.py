@@ -1,7 +1,7 @@
 """A client's local update, step by step, as pure functions of one lane.
 
-The objective is a function of (per-row losses, trainable leaves, the leaves at the round's start,
-hyper-parameters); the optimizer is built from hyper-parameters that may be traced, so that they are data.
+A local objective is a `Local`; `local_step` is one step of it. Everything that is a number may be traced, so that it is
+data: the optimizer is built from hyper-parameters, an objective from the numbers of its call in the config.
 """
 
 from collections.abc import Callable
@@ -10,46 +10,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_paradox.federated.types import Hyper, Tree
+from fedjax_paradox.federated.types import Client, Hyper, Local, Tree
 
-Objective = Callable[[jax.Array, Tree, Tree, Hyper], jax.Array]
+Number = float | jax.Array
+Objective = Callable[..., Local]  # of the numbers of its call
+
+
+def masked_mean(losses: jax.Array, mask: jax.Array) -> jax.Array:
+    """f32[], the mean of f32[B] over the rows where `mask` is True; 0 where there is none.
+
+    A masked row gives neither value nor gradient, whatever stands in it.
+    """
+    return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
 
 
 def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean cross-entropy over the rows where `mask` is True; 0 where there is none.
 
     Args:
-      logits: f32[B, C]; labels: i32[B]; mask: bool[B]. A masked row gives neither value nor gradient,
-        whatever stands in it.
+      logits: f32[B, C]; labels: i32[B]; mask: bool[B].
 
     Returns:
       f32[].
     """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
-
-
-def squared_distance(tree: Tree, other: Tree) -> jax.Array:
-    """f32[], the squared l2 distance between two trees of the same structure."""
-    return sum(
-        (jnp.sum(jnp.square(a - b)) for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)),
-        start=jnp.zeros(()),
-    )
-
-
-def cross_entropy(loss: jax.Array, params: Tree, start: Tree, hyper: Hyper) -> jax.Array:  # noqa: ARG001
-    """The plain local objective of FedAvg (McMahan et al., 2017)."""
-    return loss
-
-
-def fedprox(loss: jax.Array, params: Tree, start: Tree, hyper: Hyper) -> jax.Array:
-    """loss + mu / 2 * ||w - w_global||^2 over the trainable leaves (Li et al., 2020, eq. 2)."""
-    return loss + 0.5 * hyper.mu * squared_distance(params, start)
-
-
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "fedprox": fedprox}
-# Those whose gradient of a row without data is mu (w - w_start) and no more: what `sparse` takes for granted.
-PULL_ONLY: frozenset[Objective] = frozenset({cross_entropy, fedprox})
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), mask)
 
 
 def sgd(hyper: Hyper) -> optax.GradientTransformation:
@@ -69,37 +53,91 @@ def adamw(hyper: Hyper) -> optax.GradientTransformation:
 OPTIMIZERS: dict[str, Callable[[Hyper], optax.GradientTransformation]] = {"sgd": sgd, "adamw": adamw}
 
 
+def merged(one: Local, other: Local) -> Local:
+    """Two client halves as one: gradients go through both transforms, `one` decides where both have a say."""
+    halves = [half.transform for half in (one, other) if half.transform is not None]
+
+    def transform(client: Client) -> optax.GradientTransformation:
+        return optax.chain(*(half(client) for half in halves))
+
+    alone = other.pull if one.transform is None else one.pull if other.transform is None else None
+    first = {name: mine if mine is not None else getattr(other, name) for name, mine in one._asdict().items()}
+    return Local(**{**first, "transform": transform if halves else None, "pull": alone})
+
+
 def local_step(
     apply: Callable[..., jax.Array],
-    objective: Objective,
+    local: Local,
     optimizer: Callable[[Hyper], optax.GradientTransformation],
     state: tuple[Tree, Tree],
     batch: tuple[jax.Array, jax.Array, jax.Array],
     key: jax.Array,
-    start: Tree,
-    hyper: Hyper,
+    client: Client,
 ) -> tuple[tuple[Tree, Tree], jax.Array]:
     """One optimizer step; a step whose rows are all masked leaves the state as it is, to the bit.
 
     Args:
       apply: (params, tokens, key) -> logits f32[B, C].
-      state: (trainable leaves, optimizer state).
+      state: (trainable leaves, state of `optimizer_of(local, optimizer)`).
       batch: tokens i32[B, T], labels i32[B], mask bool[B].
-      start: trainable leaves at the round's start.
 
     Returns:
-      (state, sum of the batch's cross-entropies before the step, f32[]).
+      (state, loss of the batch before the step times its rows, f32[]).
     """
     params, optimizer_state = state
     tokens, labels, mask = batch
 
-    def total(leaves: Tree) -> tuple[jax.Array, jax.Array]:
-        loss = masked_cross_entropy(apply(leaves, tokens, key), labels, mask)
-        return objective(loss, leaves, start, hyper), loss
+    def total(leaves: Tree) -> jax.Array:
+        logits = apply(leaves, tokens, key)
+        if local.loss is None:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        else:
+            losses = local.loss(logits, labels, client)
+        return masked_mean(losses, mask) if local.reduce is None else local.reduce(losses, mask, client)
 
-    gradients, loss = jax.grad(total, has_aux=True)(params)
-    updates, next_state = optimizer(hyper).update(gradients, optimizer_state, params)
+    loss, gradients = jax.value_and_grad(total)(params)
+    updates, next_state = optimizer_of(local, optimizer, client).update(gradients, optimizer_state, params)
+    if local.trains is not None:
+        keeps = local.trains
+        updates = jax.tree_util.tree_map_with_path(lambda path, u: u if keeps(path) else jnp.zeros_like(u), updates)
     stepped = (optax.apply_updates(params, updates), next_state)
     live = jnp.any(mask)
     kept = jax.tree.map(lambda new, old: jnp.where(live, new, old), stepped, state)
     return kept, loss * jnp.sum(mask.astype(jnp.float32))
+
+
+def optimizer_of(
+    local: Local, optimizer: Callable[[Hyper], optax.GradientTransformation], client: Client
+) -> optax.GradientTransformation:
+    """The client half's transform, then the optimizer."""
+    if local.transform is None:
+        return optimizer(client.hyper)
+    return optax.chain(local.transform(client), optimizer(client.hyper))
+
+
+def local_update(
+    apply: Callable[..., jax.Array],
+    local: Local,
+    optimizer: Callable[[Hyper], optax.GradientTransformation],
+    batches: tuple[jax.Array, jax.Array, jax.Array],
+    key: jax.Array,
+    client: Client,
+) -> tuple[Tree, jax.Array]:
+    """A client's whole local update, as a scan; what the packed lanes compute.
+
+    Args:
+      batches: tokens i32[S, B, T], labels i32[S, B], mask bool[S, B]; a step masked throughout changes nothing.
+      key: of the job; step number s has fold_in(key, s).
+
+    Returns:
+      (trained leaves, mean training loss over the rows that were visited, f32[]).
+    """
+
+    def step(state: tuple[Tree, Tree], numbered: tuple) -> tuple[tuple[Tree, Tree], jax.Array]:
+        number, batch = numbered
+        return local_step(apply, local, optimizer, state, batch, jax.random.fold_in(key, number), client)
+
+    begin = (client.start, optimizer_of(local, optimizer, client).init(client.start))
+    steps, rows = len(batches[2]), jnp.sum(batches[2].astype(jnp.float32))
+    (trained, _), losses = jax.lax.scan(step, begin, (jnp.arange(steps), batches))
+    return trained, jnp.sum(losses) / jnp.maximum(rows, 1.0)

@@ -1,7 +1,7 @@
-"""Aggregation rules: small pieces, and recipes that carry the papers' names.
+"""Aggregation rules that are weighted means: small pieces, and recipes that carry the papers' names.
 
 A *weighting* maps one cell's `Updates` to non-negative weights f32[K]; `weighted_mean` turns one into a
-rule, `on_leaves` chooses between two rules leaf by leaf. Everything is pure and takes traced numbers, so
+rule, `on_leaves` chooses between two of them leaf by leaf. Everything is pure and takes traced numbers, so
 that rules of many cells run vmapped and their hyper-parameters are data.
 """
 
@@ -57,54 +57,57 @@ def weighted_mean(weighting: Weighting, ahead: bool = False) -> Rule:
       ahead: the weighting reads what `Participants` has and no more, so that clients may be added up as they finish.
     """
 
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-        weights = normalise(weighting(updates), updates.mask)
-
-        def mean(leaf: jax.Array, start: jax.Array) -> jax.Array:
-            # One client after the other: all at once, the products would take as much memory as the updates.
-            def add(k: jax.Array, total: jax.Array) -> jax.Array:
-                inert = (weights[k] == 0) | ~updates.mask[k]
-                return total + jnp.where(inert, 0.0, weights[k] * leaf[k]).astype(leaf.dtype)
-
-            total = jax.lax.fori_loop(0, len(leaf), add, jnp.zeros_like(start))
-            return jnp.where(jnp.any(updates.mask), total, start)
-
-        return jax.tree.map(mean, updates.leaves, updates.start), state
-
-    def weights(updates: Updates | Participants, global_: Tree) -> Tree:
+    def weights(updates: Any, globals_: Tree, state: Tree) -> Tree:  # noqa: ARG001
         each = normalise(weighting(updates), updates.mask)
-        return jax.tree.map(lambda _: each, global_)
+        return jax.tree.map(lambda _: each, globals_)
 
-    return Rule(lambda global_: (), aggregate, weights, ahead)  # noqa: ARG005
+    return Rule(stateless, lambda updates, state: (updates.weighted, state), weights, ahead)
+
+
+def stateless(globals_: Tree) -> Tree:  # noqa: ARG001
+    """The state of a rule that has none."""
+    return ()
+
+
+def combine(rule: Rule, updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+    """What a rule makes of all clients' leaves: (next globals, next state)."""
+    if rule.weights is None:
+        return rule.aggregate(updates, state)
+    weights = rule.weights(updates, updates.start, state)
+    return rule.aggregate(updates._replace(weighted=weighted_sum(weights, updates)), state)
+
+
+def weighted_sum(weights: Tree, updates: Updates) -> Tree:
+    """sum_k w_k leaves_k, f32[K] weights for each leaf; a client of weight 0 is inert, whatever its leaves are."""
+
+    def leaf_sum(weight: jax.Array, leaf: jax.Array, start: jax.Array) -> jax.Array:
+        # One client after the other: all at once, the products would take as much memory as the updates.
+        def add(k: jax.Array, total: jax.Array) -> jax.Array:
+            inert = (weight[k] == 0) | ~updates.mask[k]
+            return total + jnp.where(inert, 0.0, weight[k] * leaf[k]).astype(leaf.dtype)
+
+        return jax.lax.fori_loop(0, len(leaf), add, jnp.zeros_like(start))
+
+    return jax.tree.map(leaf_sum, weights, updates.leaves, updates.start)
 
 
 def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
-    """`chosen` for the leaves whose key path `choose` accepts, `other` for the rest.
+    """`chosen` for the leaves whose key path `choose` accepts, `other` for the rest; both are weighted means.
 
-    Both rules see all leaves, so that a weight may depend on the whole update.
+    Both see all leaves, so that a weight may depend on the whole update.
     """
+    one, two = chosen.weights, other.weights
+    if one is None or two is None:
+        raise TypeError("on_leaves takes two rules with weights")
 
-    def by_leaf(one: Tree, two: Tree) -> Tree:
-        return jax.tree_util.tree_map_with_path(lambda path, a, b: a if choose(path) else b, one, two)
-
-    def init(global_: Tree) -> Tree:
-        return chosen.init(global_), other.init(global_)
-
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-        (one, one_state), (two, two_state) = (
-            chosen.aggregate(updates, state[0]),
-            other.aggregate(updates, state[1]),
+    def weights(updates: Any, globals_: Tree, state: Tree) -> Tree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, a, b: a if choose(path) else b,
+            one(updates, globals_, state),
+            two(updates, globals_, state),
         )
-        return by_leaf(one, two), (one_state, two_state)
 
-    one_weights, two_weights = chosen.weights, other.weights
-    if one_weights is None or two_weights is None:
-        return Rule(init, aggregate)
-
-    def weights(updates: Any, global_: Tree) -> Tree:
-        return by_leaf(one_weights(updates, global_), two_weights(updates, global_))
-
-    return Rule(init, aggregate, weights, chosen.ahead and other.ahead)
+    return Rule(stateless, lambda updates, state: (updates.weighted, state), weights, chosen.ahead and other.ahead)
 
 
 def fedavg() -> Rule:
@@ -123,11 +126,3 @@ def fedavgw(beta: float | jax.Array, is_adapter: IsAdapter) -> Rule:
     beta = 0 weights adapters equally. On a model without adapters it equals `fedavg`.
     """
     return on_leaves(is_adapter, weighted_mean(by_inverse_rows(beta), ahead=True), fedavg())
-
-
-# Name in the config -> function of (is_adapter, **hyper-parameters) -> Rule.
-RULES: dict[str, Callable[..., Rule]] = {
-    "fedavg": lambda is_adapter: fedavg(),  # noqa: ARG005
-    "uniform": lambda is_adapter: uniform(),  # noqa: ARG005
-    "fedavgw": lambda is_adapter, beta: fedavgw(beta, is_adapter),
-}

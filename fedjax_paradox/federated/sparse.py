@@ -71,7 +71,7 @@ def sparse_step(
       batch: tokens i32[B, T], labels, mask; nothing is written where the mask is False throughout.
       start: leaves at the round's start without the table; start_rows: rows i32[N] -> f32[N, E] of the table.
       number: i32[], steps of the job before this one.
-      hyper: with mu = 0 unless the objective is `local.fedprox`.
+      hyper: with the pull towards the start as mu.
 
     Returns:
       (state, table, loss).

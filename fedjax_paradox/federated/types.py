@@ -7,63 +7,104 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 Tree = Any
 """A nested dict of arrays."""
 
 
 class Hyper(NamedTuple):
-    """Local hyper-parameters as data: scalars inside a step, f32[P] for a program. `rates`: the dropout
-    rates that the model's `apply` takes, by name; empty where it takes none."""
+    """Local hyper-parameters as data: scalars inside a step, f32[P] for a program. `rates`: the dropout rates that the
+    model's `apply` takes, by name; `own`: the numbers that the call of `local.objective` names."""
 
-    learning_rate: jax.Array
-    momentum: jax.Array
-    weight_decay: jax.Array
-    mu: jax.Array
-    rates: Mapping[str, jax.Array] = {}
+    learning_rate: Any
+    momentum: Any
+    weight_decay: Any
+    mu: Any
+    rates: Mapping[str, Any] = {}
+    own: Mapping[str, Any] = {}
+
+
+class Client(NamedTuple):
+    """One job as its own local code sees it; a scalar here is one of every lane."""
+
+    rows: Any  # f32[], train rows n_k
+    steps: Any  # f32[], steps of this local update
+    class_counts: Any  # f32[C], train rows of each class
+    start: Tree  # the global leaves that it starts from; without the table where that is trained sparsely
+    message: Tree  # what the rule sent it; () where it sends nothing
+    hyper: Hyper
+
+
+class Local(NamedTuple):
+    """The client half of a method; what is None is as in FedAvg."""
+
+    # (logits f32[B, C], labels i32[B], client) -> f32[B]; it sees no leaves, so that a table stays sparse.
+    loss: Callable[[jax.Array, jax.Array, Client], jax.Array] | None = None
+    # (losses f32[B], mask bool[B], client) -> f32[], the mean of the rows where `mask` is True by default.
+    reduce: Callable[[jax.Array, jax.Array, Client], jax.Array] | None = None
+    # What is done to gradients before the optimizer sees them: a proximal pull, a correction of drift.
+    transform: Callable[[Client], optax.GradientTransformation] | None = None
+    # hyper -> f32[], the pull of `transform` towards the start, where it is nothing but that: rows of a table that no
+    # batch names are then brought forward in closed form. None with a `transform`: the table is trained densely.
+    pull: Callable[[Hyper], jax.Array] | None = None
+    # Key path of a leaf -> whether it is trained at all; all are by default.
+    trains: Callable[[tuple], bool] | None = None
 
 
 class Participants(NamedTuple):
     """Who takes part in one round, known before any of them trains: f32[P, K] and so on for a program, without P
     where one cell's rule is asked. Slots without a client have `mask` False."""
 
-    client: Any  # i32[P, K]
+    # i32[P, K], which clients, for rules that keep a state of each: state.at[client].set(...). In a slot without a
+    # client it lies past the end of any state, where JAX drops what is written.
+    client: Any
     rows: Any  # f32[P, K], train rows n_k
     class_counts: Any  # f32[P, K, C], train rows of each class
-    mask: Any  # bool[P, K]
+    mask: Any  # bool[P, K], the slot holds a participating client
+    steps: Any  # f32[P, K], steps of the local update
     device: Any  # i32[P, K], which device trains the job
+    start_loss: Any = None  # f32[P, K], mean loss of the incoming model on a client's train rows, where a rule needs it
 
 
 class Updates(NamedTuple):
-    """What a rule may look at: one cell's local results of one round. Slots without a client have
-    `mask` False, and what stands in their other entries has no meaning."""
+    """What a rule may look at: one cell's local results of one round. What stands in slots without a client has no
+    meaning. The first fields are those of `Participants`."""
 
-    start: Tree  # [...], the global leaves that the clients started from
-    leaves: Tree  # [K, ...], the clients' trained leaves
-    # i32[K], which clients, for rules that keep a state of each: state.at[client].set(...). In a slot without a
-    # client it lies past the end of any state, where JAX drops what is written.
     client: jax.Array
-    rows: jax.Array  # f32[K], train rows n_k
+    rows: jax.Array
+    class_counts: jax.Array
+    mask: jax.Array
+    steps: jax.Array
+    start_loss: Any
+    start: Tree  # [...], the global leaves that the clients started from
+    leaves: Tree  # [K, ...], the clients' trained leaves; None where all rules have weights that are known `ahead`
+    weighted: Tree  # [...], sum_k w_k leaves_k by the rule's `weights`; None for a rule without
     loss: jax.Array  # f32[K], mean training loss over the rows that the local update visited
-    class_counts: jax.Array  # f32[K, C], train rows of each class
-    mask: jax.Array  # bool[K], the slot holds a participating client
+    hyper: Hyper  # f32[] each
 
 
 class Rule(NamedTuple):
-    """An aggregation rule: pure functions, like `optax.GradientTransformation`.
+    """The server half of a method: pure functions, like `optax.GradientTransformation`.
 
-    init(global_) -> state; aggregate(updates, state) -> (next global_, next state).
+    init(globals) -> state; aggregate(updates, state) -> (next globals, next state).
 
-    weights(updates, global_) -> a tree like `global_` of f32[K], NaN at a client that cannot be weighed, is for a rule
-    without state whose next leaves are the clients' leaves summed with these weights: a weight that is not finite or
-    is negative then stops the run and names the client. With `ahead`, it reads what `Participants` has and no more:
-    clients are then added up as they finish, and `aggregate` is not asked.
+    weights(updates, globals, state) -> a tree like `globals` of f32[K], NaN at a client that cannot be weighed: the
+    rule then finds the clients' leaves summed with these weights in `updates.weighted`. A weight that is negative or
+    not finite stops the run and names the client. With `ahead`, `weights` reads what `Participants` has and no more:
+    clients are then added up as they finish, and nothing of them is kept.
+
+    send(globals, state, participants) -> Tree [K, ...], what each client is told; local: what it does with that, beside
+    the objective of the config. needs_start_loss: the incoming model's loss on every participant's train rows is asked.
     """
 
     init: Callable[[Tree], Tree]
     aggregate: Callable[[Updates, Tree], tuple[Tree, Tree]]
-    weights: Callable[[Any, Tree], Tree] | None = None
+    weights: Callable[[Any, Tree, Tree], Tree] | None = None
     ahead: bool = False
+    send: Callable[[Tree, Tree, Participants], Tree] | None = None
+    local: Local | None = None
+    needs_start_loss: bool = False
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,316 @@
+"""Federated methods, one recipe a paper: server optimizers, fair weightings, robust means, corrections of drift.
+
+Each is a function of its numbers that returns a `Rule`; `RULES` names them in the config. Where papers and known codes
+disagree, the recipe says what was taken. Axes: K client slots of a round, N all clients.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_paradox.federated.local import Number
+from fedjax_paradox.federated.rules import (
+    fedavg,
+    fedavgw,
+    normalise,
+    stateless,
+    uniform,
+    weighted_mean,
+)
+from fedjax_paradox.federated.types import Client, Local, Participants, Rule, Tree, Updates
+
+# ---- server optimizers
+
+
+def server(optimizer: optax.GradientTransformation, base: Rule) -> Rule:
+    """Takes start - (what `base` makes of the clients) for a gradient (Reddi et al., 2021, alg. 1)."""
+
+    def init(globals_: Tree) -> Tree:
+        return base.init(globals_), optimizer.init(globals_)
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        mean, inner = base.aggregate(updates, state[0])
+        step, outer = optimizer.update(jax.tree.map(jnp.subtract, updates.start, mean), state[1], updates.start)
+        return optax.apply_updates(updates.start, step), (inner, outer)
+
+    weights = base.weights
+    if weights is None:
+        return base._replace(init=init, aggregate=aggregate)
+    return base._replace(
+        init=init,
+        aggregate=aggregate,
+        weights=lambda updates, globals_, state: weights(updates, globals_, state[0]),
+    )
+
+
+def fedavgm(lr: Number = 1.0, beta: Number = 0.9) -> Rule:
+    """FedAvg with server momentum (Hsu et al., 2019, sec. 4.2): v = beta v + (start - mean), start - lr v.
+
+    lr = 1 and beta = 0 are FedAvg.
+    """
+    return server(optax.chain(optax.trace(decay=beta), optax.scale_by_learning_rate(lr)), fedavg())
+
+
+def _adaptive(second: Callable[[jax.Array, jax.Array], jax.Array], lr: Number, b1: Number, tau: Number) -> Rule:
+    """Reddi et al., 2021, alg. 2: m = b1 m + (1 - b1) d, x + lr m / (sqrt(v) + tau), v from tau^2 by `second`(v, d^2).
+
+    d is the mean change, weighted by client rows as in FedAvg and in the authors' code; alg. 2 itself writes the plain
+    mean. There is no bias correction.
+    """
+
+    def init(globals_: Tree) -> Tree:
+        return jax.tree.map(jnp.zeros_like, globals_), jax.tree.map(lambda x: jnp.full_like(x, tau**2), globals_)
+
+    def update(gradients: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:  # noqa: ARG001
+        first = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state[0], gradients)
+        squares = jax.tree.map(lambda v, g: second(v, jnp.square(g)), state[1], gradients)
+        return jax.tree.map(lambda m, v: -lr * m / (jnp.sqrt(v) + tau), first, squares), (first, squares)
+
+    return server(optax.GradientTransformation(init, update), fedavg())
+
+
+def fedadagrad(lr: Number = 0.01, b1: Number = 0.0, tau: Number = 1e-3) -> Rule:
+    """FedAdagrad (Reddi et al., 2021, alg. 2): v + d^2. b1 = 0 and tau = 1e-3 are the paper's; lr was tuned there."""
+    return _adaptive(jnp.add, lr, b1, tau)
+
+
+def fedadam(lr: Number = 0.01, b1: Number = 0.9, b2: Number = 0.99, tau: Number = 1e-3) -> Rule:
+    """FedAdam (Reddi et al., 2021, alg. 2): b2 v + (1 - b2) d^2. b1, b2 and tau are the paper's; lr was tuned there."""
+    return _adaptive(lambda v, square: b2 * v + (1.0 - b2) * square, lr, b1, tau)
+
+
+def fedyogi(lr: Number = 0.01, b1: Number = 0.9, b2: Number = 0.99, tau: Number = 1e-3) -> Rule:
+    """FedYogi (Reddi et al., 2021, alg. 2): v - (1 - b2) d^2 sign(v - d^2). Numbers as in `fedadam`."""
+    return _adaptive(lambda v, square: v - (1.0 - b2) * square * jnp.sign(v - square), lr, b1, tau)
+
+
+# ---- weightings that read the incoming model's loss
+
+
+def term(t: Number = 1.0) -> Rule:
+    """TERM over clients (Li et al., 2021, eq. 4 on the level of clients): w_k = n_k exp(t F_k), F_k the loss of the
+    incoming model on the client's rows; t = 0 is FedAvg, large t minimises the worst client's loss."""
+
+    def weights(updates: Updates | Participants) -> jax.Array:
+        logs = t * updates.start_loss
+        return updates.rows * jnp.exp(logs - jnp.max(jnp.where(updates.mask, logs, -jnp.inf)))
+
+    return weighted_mean(weights, ahead=True)._replace(needs_start_loss=True)
+
+
+def afl(num_clients: int, gamma: Number = 0.1) -> Rule:
+    """Agnostic federated learning (Mohri et al., 2019, alg. 1): clients are weighted by a mixture on the simplex that
+    climbs their losses, lambda = project(lambda + gamma F), from 1 / N.
+
+    The round trains with the mixture before that step, as in the paper. A projection may leave all participants
+    without weight; each has 1e-6 at least.
+    """
+
+    def weights(updates: Updates | Participants, globals_: Tree, mixture: jax.Array) -> Tree:
+        own = jnp.maximum(jnp.take(mixture, updates.client, mode="fill", fill_value=0.0), 1e-6)
+        return jax.tree.map(lambda _: normalise(own, updates.mask), globals_)
+
+    def aggregate(updates: Updates, mixture: jax.Array) -> tuple[Tree, jax.Array]:
+        climbed = mixture.at[updates.client].add(jnp.where(updates.mask, gamma * updates.start_loss, 0.0), mode="drop")
+        return updates.weighted, project(climbed)
+
+    start = jnp.full(num_clients, 1.0 / num_clients)
+    return Rule(lambda globals_: start, aggregate, weights, ahead=True, needs_start_loss=True)  # noqa: ARG005
+
+
+def project(point: jax.Array) -> jax.Array:
+    """f32[N], the nearest point of the probability simplex (Duchi et al., 2008, fig. 1)."""
+    falling = jnp.sort(point)[::-1]
+    excess = (jnp.cumsum(falling) - 1.0) / jnp.arange(1, len(point) + 1)
+    last = jnp.sum((falling > excess).astype(jnp.int32)) - 1
+    return jnp.maximum(point - excess[last], 0.0)
+
+
+def qfedavg(q: Number = 1.0) -> Rule:
+    """q-FedAvg (Li et al., 2020, alg. 2): d_k = F_k^q L (start - w_k), h_k = q F_k^(q-1) L^2 |start - w_k|^2 + L F_k^q,
+    start - sum_k d_k / sum_k h_k, with L = 1 / local.learning_rate.
+
+    F_k is the loss of the incoming model on the client's rows, as the paper has it, not the training loss. The sums are
+    plain: the paper samples clients by size instead of weighting them, so that q = 0 is `uniform`.
+    """
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        steep = 1.0 / updates.hyper.learning_rate
+        change = _changes(updates)
+        squares = sum(jnp.sum(jnp.square(leaf).reshape(len(leaf), -1), axis=1) for leaf in jax.tree.leaves(change))
+        loss = jnp.where(updates.mask, jnp.maximum(updates.start_loss, 1e-10), 1.0)
+        power = jnp.where(updates.mask, loss**q, 0.0)
+        bound = jnp.sum(power * (q / loss * steep**2 * squares + steep))
+        return jax.tree.map(lambda x, d: x + jnp.tensordot(power * steep / bound, d, 1), updates.start, change), state
+
+    return Rule(stateless, aggregate, needs_start_loss=True)
+
+
+def _changes(updates: Updates) -> Tree:
+    """[K, ...], trained leaves - start; 0 in slots without a client."""
+
+    def change(start: jax.Array, leaf: jax.Array) -> jax.Array:
+        return jnp.where(_along(updates.mask, leaf), leaf - start[None], 0.0)
+
+    return jax.tree.map(change, updates.start, updates.leaves)
+
+
+def _along(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """[K] against a leaf [K, ...]."""
+    return values.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+# ---- other means
+
+
+def fednova() -> Rule:
+    """FedNova (Wang et al., 2020, eq. 8): start + (sum_k p_k |a_k|) sum_k p_k (w_k - start) / |a_k|, p_k by rows.
+
+    |a_k| (sec. 4) of t steps of SGD with momentum b: (t - b (1 - b^t) / (1 - b)) / (1 - b). AdamW, of which
+    the paper says nothing, counts its steps. With equal steps it is FedAvg.
+    """
+
+    def shares(updates: Updates | Participants, momentum: jax.Array) -> jax.Array:
+        steps, left = jnp.maximum(updates.steps, 1.0), 1.0 - momentum
+        lengths = (steps - momentum * (1.0 - momentum**steps) / left) / left
+        rows = normalise(updates.rows, updates.mask)
+        return rows / lengths * jnp.sum(rows * lengths)
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        share = shares(updates, updates.hyper.momentum)
+        change = _changes(updates)
+        return jax.tree.map(lambda x, d: x + jnp.tensordot(share, d, 1), updates.start, change), state
+
+    return Rule(stateless, aggregate)
+
+
+def _ordered(updates: Updates, share: Callable[[jax.Array, jax.Array], jax.Array]) -> Tree:
+    """Coordinate by coordinate, the participants' values in rising order, weighted by `share`(rank, participants)."""
+    ranks = jnp.arange(len(updates.mask), dtype=jnp.float32)
+    weights = share(ranks, jnp.sum(updates.mask.astype(jnp.float32)))
+
+    def leaf_mean(leaf: jax.Array) -> jax.Array:
+        rising = jnp.sort(jnp.where(_along(updates.mask, leaf), leaf, jnp.inf), axis=0)
+        return jnp.sum(jnp.where(_along(weights > 0, leaf), _along(weights, leaf) * rising, 0.0), axis=0)
+
+    return jax.tree.map(leaf_mean, updates.leaves)
+
+
+def median() -> Rule:
+    """Coordinate-wise median of the participants, each counting once (Yin et al., 2018, def. 1)."""
+
+    def share(rank: jax.Array, count: jax.Array) -> jax.Array:
+        low, high = jnp.floor((count - 1.0) / 2.0), jnp.floor(count / 2.0)
+        return 0.5 * ((rank == low).astype(jnp.float32) + (rank == high).astype(jnp.float32))
+
+    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state))
+
+
+def trimmed_mean(trim: Number = 0.1) -> Rule:
+    """Coordinate-wise mean without the floor(trim K) lowest and highest, trim < 1/2 (Yin et al., 2018, def. 2)."""
+
+    def share(rank: jax.Array, count: jax.Array) -> jax.Array:
+        # A number such as 0.1 is a little more or less in float32: 0.1 of 10 clients is one.
+        cut = jnp.minimum(jnp.floor(trim * count + 1e-4), jnp.floor((count - 1.0) / 2.0))
+        kept = (rank >= cut) & (rank < count - cut)
+        return kept.astype(jnp.float32) / jnp.maximum(count - 2.0 * cut, 1.0)
+
+    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state))
+
+
+# ---- corrections of client drift
+
+
+def scaffold(num_clients: int, lr: Number = 1.0) -> Rule:
+    """SCAFFOLD (Karimireddy et al., 2020, alg. 1, option II): gradients get c - c_k; then c_k = c_k - c + (start - w_k)
+    / (steps * local.learning_rate), c moves by the mean change over all N, start by lr times the plain mean change.
+
+    The paper's clients run SGD without momentum. With momentum b a step's long-run effect is 1 / (1 - b) of its
+    gradient, so that the change is divided by that as well.
+    """
+
+    def init(globals_: Tree) -> Tree:
+        every = jax.tree.map(lambda leaf: jnp.zeros((num_clients, *leaf.shape), leaf.dtype), globals_)
+        return jax.tree.map(jnp.zeros_like, globals_), every
+
+    def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
+        return jax.tree.map(lambda c, own: c[None] - own, state[0], _of(state[1], people.client))
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        shared, every = state
+        hyper, change = updates.hyper, _changes(updates)
+        scale = (1.0 - hyper.momentum) / (hyper.learning_rate * jnp.maximum(updates.steps, 1.0))
+        moved = jax.tree.map(lambda c, d: -c[None] - d * _along(scale, d), shared, change)
+        moved = jax.tree.map(lambda m: jnp.where(_along(updates.mask, m), m, 0.0), moved)
+        every = jax.tree.map(lambda all_, m: all_.at[updates.client].add(m, mode="drop"), every, moved)
+        shared = jax.tree.map(lambda c, m: c + jnp.sum(m, axis=0) / num_clients, shared, moved)
+        weights = normalise(jnp.ones_like(updates.rows), updates.mask)
+        new = jax.tree.map(lambda x, d: x + lr * jnp.tensordot(weights, d, 1), updates.start, change)
+        return new, (shared, every)
+
+    return Rule(init, aggregate, send=send, local=Local(transform=_adding))
+
+
+def _adding(client: Client) -> optax.GradientTransformation:
+    """Adds the message to every gradient."""
+    return optax.stateless(lambda gradients, params: jax.tree.map(jnp.add, gradients, client.message))  # noqa: ARG005
+
+
+def _of(every: Tree, clients: jax.Array) -> Tree:
+    """[K, ...] of [N, ...]; zeros in slots without a client."""
+    return jax.tree.map(lambda leaf: jnp.take(leaf, clients, axis=0, mode="fill", fill_value=0.0), every)
+
+
+def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
+    """FedDyn (Acar et al., 2021, alg. 1): gradients get -g_k + alpha (w - start); then g_k = g_k - alpha (w_k - start),
+    h = h - alpha / N sum_k (w_k - start), next = plain mean of w_k - h / alpha."""
+
+    def init(globals_: Tree) -> Tree:
+        every = jax.tree.map(lambda leaf: jnp.zeros((num_clients, *leaf.shape), leaf.dtype), globals_)
+        return jax.tree.map(jnp.zeros_like, globals_), every
+
+    def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
+        return _of(state[1], people.client), jnp.full(people.client.shape, alpha, jnp.float32)
+
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+        change = _changes(updates)
+        every = jax.tree.map(lambda g, d: g.at[updates.client].add(-alpha * d, mode="drop"), state[1], change)
+        server_ = jax.tree.map(lambda h, d: h - alpha * jnp.sum(d, axis=0) / num_clients, state[0], change)
+        weights = normalise(jnp.ones_like(updates.rows), updates.mask)
+
+        def next_leaf(start: jax.Array, d: jax.Array, h: jax.Array) -> jax.Array:
+            return start + jnp.tensordot(weights, d, 1) - h / alpha
+
+        return jax.tree.map(next_leaf, updates.start, change, server_), (server_, every)
+
+    return Rule(init, aggregate, send=send, local=Local(transform=_dynamic))
+
+
+def _dynamic(client: Client) -> optax.GradientTransformation:
+    def update(gradients: Tree, params: Tree | None) -> Tree:
+        own, alpha = client.message
+        return jax.tree.map(lambda g, o, w, w0: g - o + alpha * (w - w0), gradients, own, params, client.start)
+
+    return optax.stateless(update)
+
+
+# Name in the config -> function of its numbers, and of `is_adapter` or `num_clients` where it asks for them.
+RULES: dict[str, Callable[..., Rule]] = {
+    "fedavg": fedavg,
+    "uniform": uniform,
+    "fedavgw": fedavgw,
+    "fedavgm": fedavgm,
+    "fedadagrad": fedadagrad,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "term": term,
+    "afl": afl,
+    "qfedavg": qfedavg,
+    "fednova": fednova,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "scaffold": scaffold,
+    "feddyn": feddyn,
+}
