@@ -10,9 +10,10 @@ BAD = '''
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fedjax_paradox.federated.rules import fedavg, weighted_mean
-from fedjax_paradox.federated.types import Rule
+from fedjax_paradox.federated.types import Local, Rule
 from fedjax_paradox.models.base import Model
 
 SECRET = {"token": "hunter2"}
@@ -67,12 +68,20 @@ def strict(exponent: float = 2.0):
     return weighted_mean(lambda updates: updates.rows**exponent)
 
 
-def vector_loss(loss, params, start, hyper):
-    return loss + jnp.zeros(3)
+def vector_loss():
+    return Local(loss=lambda logits, labels, client: jnp.zeros(3))
 
 
-def whole_loss(loss, params, start, hyper):
-    return jnp.asarray(1, jnp.int32)
+def whole_loss():
+    return Local(loss=lambda logits, labels, client: labels)
+
+
+def forgets_rows():
+    return Local(reduce=lambda losses, mask, client: losses)
+
+
+def loses_a_leaf():
+    return Local(transform=lambda client: optax.stateless(lambda grads, params: {"head": grads["head"]}))
 
 
 def rows_twice(labels, num_clients, **_):
@@ -122,13 +131,16 @@ RULES = {
     "rule_that_returns_one_thing": "aggregate must return",
     "rule_that_fails_late": "no attribute 'no_such_field'",
     "rule_without_weights": "`ahead` must have `weights`",
+    "rule_that_looks_ahead": "object has no attribute 'loss'",
     "weight_of_another_shape": "Incompatible shapes",
 }
 OTHERS = {
     "local.objective=bad:fails": "local.objective 'bad:fails' does not fit the model: KeyError",
     "local.objective=bad:nothing": "local.objective 'bad:nothing' does not fit",
-    "local.objective=bad:vector_loss": r"a loss f32\[\] and what it returns differ.*float32\[3\]",
-    "local.objective=bad:whole_loss": r"differ.*int32\[\]",
+    "local.objective=bad:vector_loss": r"losses f32\[B\] and what `loss` returns differ.*float32\[3\]",
+    "local.objective=bad:whole_loss": r"differ.*int32\[2\]",
+    "local.objective=bad:forgets_rows": r"a loss f32\[\] and what `reduce` returns differ.*float32\[2\]",
+    "local.objective=bad:loses_a_leaf": "different numbers of pytree children",
     "partition.kind=bad:fails": "partition.kind 'bad:fails' must return.*KeyError",
     "partition.kind=bad:nothing": "partition.kind 'bad:nothing' must return num_clients=5 integer arrays",
     "partition.kind=bad:rows_twice": "a row is there twice",

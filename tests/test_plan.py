@@ -30,7 +30,9 @@ def launched(study, monkeypatch, memory, **changes):
     experiment, (program,) = study
     monkeypatch.setattr(plan, "device_memory", lambda: memory)
     globals_, frozen = program.engine.replicate(program.initial())
-    return plan.launch(experiment.model_copy(update=changes), program, globals_, frozen)[1].loss.shape[0]
+    return plan.launch(
+        experiment.model_copy(update=changes), program, globals_, program.engine.init_rules(globals_), frozen
+    )[1].loss.shape[0]
 
 
 @pytest.mark.usefixtures("several")
@@ -89,7 +91,7 @@ def test_the_estimate_against_the_compiled_program(study):
     globals_, frozen = program.engine.replicate(program.initial())
     for lanes in (1, 6):
         few = experiment.model_copy(update={"lanes": lanes})
-        compiled, _, results = plan.launch(few, program, globals_, frozen)
+        compiled, _, results = plan.launch(few, program, globals_, program.engine.init_rules(globals_), frozen)
         needed = plan._needed(compiled) + sum(leaf.nbytes for leaf in jax.tree.leaves(results))
         assert 1 / 3 < (fixed + lanes * lane) / needed < 3
 

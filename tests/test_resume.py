@@ -144,7 +144,8 @@ def test_the_source_of_a_persons_own_function_is_part_of_a_run(config, tmp_path,
         place = tmp_path / f"code{number}"
         place.mkdir()
         (place / f"theirs{number}.py").write_text(
-            f"FACTOR = {factor}\n\n\ndef scaled(loss, params, start, hyper):\n    return loss * FACTOR\n"
+            f"from fedjax_paradox.federated.types import Local\n\nFACTOR = {factor}\n\n\ndef scaled():\n"
+            "    return Local(loss=lambda logits, labels, client: logits.sum(axis=1) * FACTOR)\n"
         )
         monkeypatch.syspath_prepend(place)
     toy.execute(config, tmp_path / "out", *BAG, "local.objective=theirs1:scaled")

@@ -43,8 +43,9 @@ MINE = '''
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from fedjax_paradox.federated.types import Rule
+from fedjax_paradox.federated.types import Local, Rule
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.textcnn import textcnn
 
@@ -80,14 +81,25 @@ def last_seen(num_clients):
     return Rule(init, aggregate)
 
 
-def frozen_head(loss, params, start, hyper):
-    """The loss and a strong pull of the head to where it was."""
-    return loss + 100.0 * jnp.sum(jnp.square(params["head"] - start["head"]))
+def frozen_head():
+    """Cross-entropy, and a strong pull of the head to where it was."""
+
+    def transform(client):
+        def pull(gradients, params):
+            return {**gradients, "head": gradients["head"] + 200.0 * (params["head"] - client.start["head"])}
+
+        return optax.stateless(pull)
+
+    return Local(transform=transform)
 
 
-def l2(loss, params, start, hyper):
-    """The loss and 0.05 ||w||^2, whose gradient is that of a weight decay of 0.1."""
-    return loss + 0.05 * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+def l2(strength=0.1):
+    """Cross-entropy + strength / 2 ||w||^2, whose gradient is that of a weight decay."""
+
+    def transform(client):
+        return optax.stateless(lambda grads, params: jax.tree.map(lambda g, w: g + strength * w, grads, params))
+
+    return Local(transform=transform)
 
 
 def first_row(view):
