@@ -132,7 +132,8 @@ def _setting(cell: Cell, texts: Texts) -> Setting:
 def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
     """The weights f[K] that a rule of `RULES` gives the clients if all of them take part, by group of leaves.
 
-    None where losses or leaves decide them, and for a person's own rule, which may expect the leaves of a real model.
+    None where losses or leaves decide them or nobody is weighed, and for a person's own rule, which may expect the leaves
+    of a real model.
 
     Raises:
       InputError: an unknown rule, or numbers that do not fit it.
@@ -140,7 +141,7 @@ def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
     name, numbers = parse_call(rule)
     build, (numbers,) = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
     built = build(**{key: np.float32(value) for key, value in numbers.items()}) if name in RULES else None
-    if built is None or built.weights is None or not built.ahead or built.needs_start_loss:
+    if built is None or built.weights is None or not built.ahead or built.needs_start_loss or built.pooled:
         return None
     known = built.weights
     clients, train = len(setting.train), setting.train.astype(np.float32)

@@ -119,8 +119,8 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         closed = jax.make_jaxpr(ask)(traced, clients)
     except Exception as error:  # whatever a person's function raises
         raise InputError(f"rule {name!r} does not fit the model: {first_line(error)}; correct its function") from error
-    own = name if is_alone(name, numbers) else ""
-    return own + _computation(closed, [numbers[key] for key in sorted(numbers)])
+    apart = is_alone(name, numbers) or build(**{key: jnp.float32(number) for key, number in numbers.items()}).pooled
+    return (name if apart else "") + _computation(closed, [numbers[key] for key in sorted(numbers)])
 
 
 def _check_weights(rule: Rule, clients: Updates, state: Tree) -> None:

@@ -70,6 +70,18 @@ class RuleCall(NamedTuple):
     build: Callable[..., Rule]
     numbers: dict[str, float]
 
+    def first(self) -> Rule:
+        """The rule itself, for what does not depend on its leaves."""
+        return self.build(**{name: jnp.float32(number) for name, number in self.numbers.items()})
+
+
+class Attending(NamedTuple):
+    """A client that takes part in a round, or what stands for all of them."""
+
+    client: int
+    rows: np.ndarray  # i[n], train rows
+    class_counts: np.ndarray  # i64[C]
+
 
 class Program(NamedTuple):
     """Cells that share one compiled program, with all they need. Axes: P cells, K slots."""
@@ -205,8 +217,8 @@ def _training(shared: Cell, model: Model, rule: RuleCall, classes: int) -> Train
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), _leaves(model), classes)
-    method = rule.build(**{key: jnp.float32(value) for key, value in rule.numbers.items()}).local or Local()
-    training = Training(model.apply, objective, shared.local.optimizer, None, tuple(sorted(numbers)), method)
+    own, method = tuple(sorted(numbers)), rule.first().local or Local()
+    training = Training(model.apply, objective, shared.local.optimizer, None, own, method)
     return training._replace(table=model.table if is_sparse(training) else None)
 
 
@@ -225,7 +237,7 @@ def part(program: Program, chosen: Sequence[int]) -> Program:
         engine=engine,
         hyper=engine.replicate(hyper),
         predicted=_predicted_rows(program.protocols, clients, program.corpus),
-        slots=max(len(sampled(cell, one, 1)) for cell, one in zip(cells, clients, strict=True)),
+        slots=max(len(attending(*each, 1)) for each in zip(cells, clients, rules, strict=True)),
     )
 
 
@@ -420,6 +432,10 @@ def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients
     return np.flatnonzero(needed).astype(np.int32)
 
 
-def sampled(cell: Cell, clients: Clients, round_: int) -> np.ndarray:
-    """The clients that take part in a round of a cell, ascending."""
-    return schedule.sample_clients(clients.available, cell.participation, cell.seed, round_)
+def attending(cell: Cell, clients: Clients, rule: RuleCall, round_: int) -> list[Attending]:
+    """Who takes part in a round of a cell, by ascending client."""
+    if rule.first().pooled:
+        rows = np.concatenate([clients.train[client] for client in clients.available])
+        return [Attending(0, rows, clients.class_counts[clients.available].sum(axis=0))]
+    chosen = schedule.sample_clients(clients.available, cell.participation, cell.seed, round_)
+    return [Attending(int(client), clients.train[client], clients.class_counts[client]) for client in chosen]

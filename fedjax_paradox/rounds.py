@@ -7,16 +7,20 @@ import numpy as np
 from fedjax_paradox.evaluation.protocols import View
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.types import Participants, Tree
-from fedjax_paradox.program import Program, sampled
+from fedjax_paradox.program import Attending, Program, attending
 
 
 def job_lengths(program: Program) -> list[int]:
     """Steps of each job of round 1."""
     return [
-        schedule.num_steps(len(one.train[client]), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
-        for cell, one in zip(program.cells, program.clients, strict=True)
-        for client in sampled(cell, one, 1)
+        schedule.num_steps(len(each.rows), cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
+        for index, cell in enumerate(program.cells)
+        for each in _attending(program, index, 1)
     ]
+
+
+def _attending(program: Program, index: int, round_: int) -> list[Attending]:
+    return attending(program.cells[index], program.clients[index], program.rules[index], round_)
 
 
 def plan_round(
@@ -29,20 +33,21 @@ def plan_round(
     rows, taken, mask = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros((*shape, len(program.corpus.classes)), np.float32)
     jobs = []
-    for index, (cell, one) in enumerate(zip(program.cells, program.clients, strict=True)):
-        for slot, client in enumerate(sampled(cell, one, round_) if index not in stopped else ()):
-            local, held = cell.local, one.train[client]
-            settings = (local.epochs, local.batch_size, local.drop_ragged)
-            steps = schedule.local_batches(held, *settings, cell.seed, round_, int(client))
-            jobs.append(schedule.Job(index, index * program.slots + slot, int(client), cell.seed, steps))
-            counts[index, slot], mask[index, slot] = one.class_counts[client], True
-            rows[index, slot], taken[index, slot], clients[index, slot] = len(held), len(steps), client
+    for index, cell in enumerate(program.cells):
+        for slot, each in enumerate(_attending(program, index, round_) if index not in stopped else ()):
+            settings = (cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
+            steps = schedule.local_batches(each.rows, *settings, cell.seed, round_, each.client)
+            jobs.append(schedule.Job(index, index * program.slots + slot, each.client, cell.seed, steps))
+            counts[index, slot], mask[index, slot] = each.class_counts, True
+            rows[index, slot], taken[index, slot], clients[index, slot] = len(each.rows), len(steps), each.client
     lanes = schedule.lane_of([len(job.steps) for job in jobs], num_lanes)
     devices.flat[[job.slot for job in jobs]] = lanes * program.engine.devices // num_lanes
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
-def with_start_loss(program: Program, participants: Participants, globals_: Tree, frozen: Tree) -> Participants:
+def with_start_loss(
+    program: Program, round_: int, participants: Participants, globals_: Tree, frozen: Tree
+) -> Participants:
     """The participants with the incoming models' mean loss on their train rows (dropout off), f32[P, K].
 
     One pass over all train rows for each cell; 0 in slots without a client.
@@ -51,10 +56,10 @@ def with_start_loss(program: Program, participants: Participants, globals_: Tree
     batches = _batches(np.arange(train, dtype=np.int32), program)
     losses = np.asarray(program.engine.losses(globals_, frozen, program.data, batches), np.float64)
     found = np.zeros(participants.rows.shape, np.float32)
-    for index, one in enumerate(program.clients):
+    for index in range(len(program.cells)):
         own = losses[:, index].ravel()[:train]
-        for slot in np.flatnonzero(participants.mask[index]):
-            found[index, slot] = own[one.train[participants.client[index, slot]]].mean()
+        for slot, each in enumerate(_attending(program, index, round_)):
+            found[index, slot] = own[each.rows].mean()
     return participants._replace(start_loss=found)
 
 

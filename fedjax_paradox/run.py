@@ -141,7 +141,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap = _stopwatch()
             jobs, participants = plan_round(program, round_, num_lanes, stopped)
             if engine.needs_start_loss:
-                participants = with_start_loss(program, participants, globals_, frozen)
+                participants = with_start_loss(program, round_, participants, globals_, frozen)
             buffer, told, weights, unweighable = engine.begin(globals_, states, buffer, participants)
             _check_weights(program, jobs, unweighable, round_)
             lap("schedule")

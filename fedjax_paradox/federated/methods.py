@@ -123,7 +123,7 @@ def afl(num_clients: int, gamma: Number = 0.1) -> Rule:
 def project(point: jax.Array) -> jax.Array:
     """f32[N], the nearest point of the probability simplex (Duchi et al., 2008, fig. 1)."""
     falling = jnp.sort(point)[::-1]
-    excess = (jnp.cumsum(falling) - 1.0) / jnp.arange(1, len(point) + 1)
+    excess = (jnp.cumsum(falling) - 1.0) / jnp.arange(1, len(point) + 1, dtype=point.dtype)
     last = jnp.sum((falling > excess).astype(jnp.int32)) - 1
     return jnp.maximum(point - excess[last], 0.0)
 
@@ -296,6 +296,14 @@ def _dynamic(client: Client) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+# ---- reference lines
+
+
+def centralised() -> Rule:
+    """No federation: one model trains on the rows of all clients, as many epochs a round as a client would."""
+    return fedavg()._replace(pooled=True)
+
+
 # Name in the config -> function of its numbers, and of `is_adapter` or `num_clients` where it asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
     "fedavg": fedavg,
@@ -313,4 +321,5 @@ RULES: dict[str, Callable[..., Rule]] = {
     "trimmed_mean": trimmed_mean,
     "scaffold": scaffold,
     "feddyn": feddyn,
+    "centralised": centralised,
 }

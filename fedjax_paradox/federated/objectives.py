@@ -62,7 +62,7 @@ def logit_adjustment(tau: Number = 1.0, smoothing: Number = 0.0) -> Local:
 
     def shift(logits: jax.Array, client: Client) -> jax.Array:
         counts = jnp.maximum(client.class_counts, 1e-8)
-        return logits + tau * jnp.log(counts / jnp.sum(counts))
+        return logits + tau * jnp.log(counts / jnp.sum(counts))[None]
 
     return _shifted(shift, smoothing)
 
@@ -73,13 +73,15 @@ def fedlc(tau: Number = 1.0, smoothing: Number = 0.0) -> Local:
     The paper writes the exponent -1/4, which is taken here. Counts of 0 are taken as 1e-8, as in the authors' code, so
     that the margin of a class that a client lacks is 100 tau.
     """
-    return _shifted(lambda logits, client: logits - tau * jnp.maximum(client.class_counts, 1e-8) ** -0.25, smoothing)
+    return _shifted(
+        lambda logits, client: logits - tau * jnp.maximum(client.class_counts, 1e-8)[None] ** -0.25, smoothing
+    )
 
 
 def fedrs(alpha: Number = 0.5, smoothing: Number = 0.0) -> Local:
     """Restricted softmax (Li & Zhan, 2021, eq. 6): logits of classes that the client lacks are scaled by alpha; 0.5 is
     the paper's recommendation, 1 is cross-entropy."""
-    return _shifted(lambda logits, client: jnp.where(client.class_counts > 0, logits, alpha * logits), smoothing)
+    return _shifted(lambda logits, client: jnp.where(client.class_counts[None] > 0, logits, alpha * logits), smoothing)
 
 
 def tilted(t: Number = 1.0, smoothing: Number = 0.0) -> Local:

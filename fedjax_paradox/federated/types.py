@@ -96,6 +96,7 @@ class Rule(NamedTuple):
 
     send(globals, state, participants) -> Tree [K, ...], what each client is told; local: what it does with that, beside
     the objective of the config. needs_start_loss: the incoming model's loss on every participant's train rows is asked.
+    pooled: a round is one job on the rows of all clients, whatever they hold and whoever would be sampled.
     """
 
     init: Callable[[Tree], Tree]
@@ -105,6 +106,7 @@ class Rule(NamedTuple):
     send: Callable[[Tree, Tree, Participants], Tree] | None = None
     local: Local | None = None
     needs_start_loss: bool = False
+    pooled: bool = False
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,102 @@
+"""Methods in whole runs: what shares a program, what composes, and what a line to compare with is."""
+
+import numpy as np
+import pytest
+import toy
+
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.federated.objectives import OBJECTIVES
+
+BAG = ("model=bag", "rounds=2")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("methods")
+    with pytest.MonkeyPatch.context() as patch, toy.compilation_cached(tmp_path_factory.getbasetemp()):
+        patch.syspath_prepend(folder)
+        yield toy.write(folder)
+
+
+def test_centralised_is_one_client_with_the_rows_of_all(config, tmp_path):
+    """Five clients hold twelve rows each, in order; pooled they are one client with all sixty."""
+    blocks = (*BAG, "partition.kind=mine:blocks", "partition.holdout_fraction=0.0", "protocols=[global]")
+    leaves = []
+    for name, more in (("pooled", ["rule=centralised"]), ("alone", ["rule=fedavg", "num_clients=1"])):
+        toy.execute(config, tmp_path / name, *blocks, *more)
+        leaves.append(toy.stored(tmp_path / name, toy.study(config, *blocks, *more)[1])[1])
+    for one, other in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_it_is_scored_with_the_clients_of_the_others(config, tmp_path):
+    table = toy.execute(config, tmp_path, *BAG, "grid.rule=[fedavg, centralised]")
+    rows = {
+        name: [
+            (r["round"], r["protocol"], r["client"], r["train_rows"], r["total"])
+            for r in table.to_pylist()
+            if r["rule"] == name
+        ]
+        for name in ("fedavg", "centralised")
+    }
+    assert rows["fedavg"] == rows["centralised"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "programs"),
+    [
+        ("rule=[fedavg, 'fedavgm(lr=0.3)', 'fedavgm(lr=0.5)', fedadam, 'fedadam(tau=0.1)', uniform]", 1),
+        ("rule=[median, 'trimmed_mean(trim=0.2)', fednova]", 1),
+        ("rule=['scaffold(lr=0.5)', 'scaffold(lr=1.0)', fedavg]", 2),
+        ("local.objective=['fedlc(tau=0.5)', 'fedlc(tau=1.0)']", 1),
+        ("local.objective=[fedlc, cross_entropy]", 2),
+    ],
+)
+def test_numbers_are_data_and_client_halves_are_structure(config, axis, programs):
+    assert len(toy.study(config, *BAG, f"grid.{axis}")[1]) == programs
+
+
+def test_every_method_runs_from_its_name_alone(config, tmp_path):
+    """In one grid; and leaves are finite, since nothing diverged."""
+    names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES]
+    table = toy.execute(config, tmp_path, "model=bag", "rounds=1", "participation=0.5", f"grid.rule={names}")
+    assert set(table["rule"].to_pylist()) == {*names} - {"fedavgw(beta=0.5)"} | {"fedavgw(beta=0.5)"}
+
+
+def test_every_objective_runs_from_its_name_alone_with_a_table_and_without(config, tmp_path):
+    for model in ("bag", "textcnn"):
+        out = tmp_path / model
+        table = toy.execute(config, out, f"model={model}", "rounds=1", f"grid.local.objective={[*OBJECTIVES]}")
+        assert len(set(table["cell"].to_pylist())) == len(OBJECTIVES)
+
+
+def test_an_objective_leaves_the_words_of_others_alone_or_moves_them(config, tmp_path):
+    """Sparse or dense: FedLC on TextCNN against the same loss with a transform of nothing, which trains densely."""
+    (config.parent / "dense.py").write_text(
+        "import optax\nfrom fedjax_paradox.federated.objectives import fedlc\n\n\ndef fedlc_dense(tau=1.0):\n"
+        "    return fedlc(tau)._replace(transform=lambda client: optax.identity())\n"
+    )
+    study = ("rounds=2", "models.textcnn.dropout=0.0", "local.weight_decay=0.01")
+    leaves = []
+    for name in ("fedlc(tau=0.7)", "dense:fedlc_dense(tau=0.7)"):
+        out = tmp_path / name.partition(":")[0]
+        toy.execute(config, out, *study, f"local.objective='{name}'")
+        leaves.append(toy.stored(out, toy.study(config, *study, f"local.objective='{name}'")[1])[1])
+    for one, other in zip(*leaves, strict=True):
+        # Rows at rest are brought forward by a power of a matrix in one run, step by step in the other.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("rule='fedavgm(momentum=0.9)'", r"rule 'fedavgm' takes \['lr', 'beta'\], got \['momentum'\]; write it as"),
+        ("local.objective='fedlc(t=1)'", r"local.objective 'fedlc' takes \['tau', 'smoothing'\], got \['t'\]"),
+        ("local.objective=fedprx", r"unknown local.objective 'fedprx': did you mean 'fedprox'"),
+        ("local.mu=0.1", r"cross_entropy does not read local.mu \(got 0.1\); set local.objective=fedprox"),
+    ],
+)
+def test_a_call_that_does_not_fit_says_what_would(config, setting, told):
+    with pytest.raises(InputError, match=told):
+        toy.study(config, *BAG, setting)
