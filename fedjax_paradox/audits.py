@@ -132,8 +132,8 @@ def _setting(cell: Cell, texts: Texts) -> Setting:
 def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
     """The weights f[K] that a rule of `RULES` gives the clients if all of them take part, by group of leaves.
 
-    None where losses or leaves decide them or nobody is weighed, and for a person's own rule, which may expect the leaves
-    of a real model.
+    None where losses or leaves decide them or nobody is weighed, and for a person's own rule, which may expect the
+    leaves of a real model.
 
     Raises:
       InputError: an unknown rule, or numbers that do not fit it.

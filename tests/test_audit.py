@@ -31,7 +31,7 @@ from fedjax_paradox.evaluation.mixtures import (
     noise_gap,
 )
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, View
-from fedjax_paradox.federated.rules import RULES, weighted_mean
+from fedjax_paradox.federated.methods import RULES, weighted_mean
 from fedjax_paradox.program import prepare
 from fedjax_paradox.storage import folder
 

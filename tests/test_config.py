@@ -292,7 +292,7 @@ corpus.classes       | []; [1]; [yes, no]           | at least 2 items
 corpus.name          | ''; 12                       | at least 1 character|a valid string
 corpus               | docstrings                   | a valid dictionary .*\(got 'docstrings
 local.optimizer      | adam                         | 'sgd' or 'adamw' \(got 'adam'
-local.objective      | fedprx                       | 'cross_entropy' or 'fedprox' \(got 'fedprx'
+local.objective      | fedprox(mu=)                 | 'fedprox\(mu=\)' is not NAME or NAME\(setting=number
 local.momentum       | 1; -0.1                      | less than 1|greater than or equal to 0
 partition.kind       | dirichle                     | 'dirichlet', 'iid' or 'shards' \(got 'dirichle'
 protocols            | []; global; [label_match]    | at least 1 item|a list|'label_matched'
@@ -318,7 +318,7 @@ def test_bad_values_name_key_rule_and_value(build, key, value, rule):
 MISTAKES = r"""
 alpha=-1; local.mu=-2; models.textcnn.filters=0 | \n  alpha: .*\n  models.textcnn.filters: .*\n  local.mu
 protocols=[holdout]                         | partition.holdout_fraction above 0 .*set it to 0.1
-local.mu=0.01                               | set local.objective=fedprox \(got local\.mu=0\.01\)
+local.mu=0.01                               | does not read local\.mu \(got 0\.01\); set local.objective=fedprox
 grid.local.mu=[0.0, 0.5]                    | cell 'local.mu=0.5'.*set local.objective=fedprox
 corpus.files.train=a.csv                    | set both corpus.files.train and corpus.files.test
 model=textcn                                | one of textcnn, distilbert, minilm.*got 'textcn'

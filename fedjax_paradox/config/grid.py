@@ -91,7 +91,7 @@ def _refuse_contradictions(cell: Cell) -> None:
     if "holdout" in cell.protocols and cell.partition.holdout_fraction == 0:
         problem = "protocol holdout needs partition.holdout_fraction above 0 (got 0.0); set it to 0.1"
     objective, numbers = parse_call(cell.local.objective)
-    if mu > 0 and (objective != "fedprox" or "mu" in numbers):
+    if mu > 0 and ":" not in objective and (objective != "fedprox" or "mu" in numbers):
         problem = f"{cell.local.objective} does not read local.mu (got {mu}); set local.objective=fedprox"
     if problem:
         raise InputError(f"cell {cell.name!r:.200}: {problem}")
