@@ -104,8 +104,9 @@ def afl(num_clients: int, gamma: Number = 0.1) -> Rule:
     """Agnostic federated learning (Mohri et al., 2019, alg. 1): clients are weighted by a mixture on the simplex that
     climbs their losses, lambda = project(lambda + gamma F), from 1 / N.
 
-    The round trains with the mixture before that step, as in the paper. A projection may leave all participants
-    without weight; each has 1e-6 at least.
+    The round trains with the mixture before that step, as in the paper, over whole local updates in place of its single
+    steps; the model is the last one, not the mean of all rounds. A projection may leave all participants without
+    weight; each has 1e-6 at least.
     """
 
     def weights(updates: Updates | Participants, globals_: Tree, mixture: jax.Array) -> Tree:
@@ -169,11 +170,12 @@ def fednova() -> Rule:
     """FedNova (Wang et al., 2020, eq. 8): start + (sum_k p_k |a_k|) sum_k p_k (w_k - start) / |a_k|, p_k by rows.
 
     |a_k| (sec. 4) of t steps of SGD with momentum b: (t - b (1 - b^t) / (1 - b)) / (1 - b). AdamW, of which
-    the paper says nothing, counts its steps. With equal steps it is FedAvg.
+    the paper says nothing, counts its steps; a proximal pull, for which it has another |a_k|, is not seen. With equal
+    steps it is FedAvg.
     """
 
     def shares(updates: Updates | Participants, momentum: jax.Array) -> jax.Array:
-        steps, left = jnp.maximum(updates.steps, 1.0), 1.0 - momentum
+        steps, left = jnp.where(updates.mask, updates.steps, 1.0), 1.0 - momentum
         lengths = (steps - momentum * (1.0 - momentum**steps) / left) / left
         rows = normalise(updates.rows, updates.mask)
         return rows / lengths * jnp.sum(rows * lengths)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_paradox.federated.local import Number, Objective
+from fedjax_paradox.federated.local import Number, Objective, masked_mean
 from fedjax_paradox.federated.types import Client, Hyper, Local, Tree
 
 
@@ -70,8 +70,9 @@ def logit_adjustment(tau: Number = 1.0, smoothing: Number = 0.0) -> Local:
 def fedlc(tau: Number = 1.0, smoothing: Number = 0.0) -> Local:
     """z_c - tau n_k(c)^(-1/4) (Zhang et al., 2022, eq. 8 and 9), n_k(c) being the client's rows of the class.
 
-    The paper writes the exponent -1/4, which is taken here. Counts of 0 are taken as 1e-8, as in the authors' code, so
-    that the margin of a class that a client lacks is 100 tau.
+    The paper writes the exponent -1/4, which is taken here. As printed, its sum leaves out the row's own class, so that
+    the loss has no lower bound; here it runs over all classes, as in known codes. Counts of 0 are taken as 1e-8, as
+    there, so that the margin of a class that a client lacks is 100 tau.
     """
     return _shifted(
         lambda logits, client: logits - tau * jnp.maximum(client.class_counts, 1e-8)[None] ** -0.25, smoothing
@@ -85,14 +86,18 @@ def fedrs(alpha: Number = 0.5, smoothing: Number = 0.0) -> Local:
 
 
 def tilted(t: Number = 1.0, smoothing: Number = 0.0) -> Local:
-    """TERM over the rows of a batch (Li et al., 2021, eq. 2): (1 / t) log mean exp(t loss); t > 0 favours hard rows."""
+    """TERM over the rows of a batch (Li et al., 2021, eq. 2): (1 / t) log mean exp(t loss); t > 0 favours hard rows,
+    and t = 0 is the limit, their mean."""
+    zero = jnp.asarray(t) == 0
+    t = jnp.where(zero, 1.0, t)  # where the mean is taken, the other branch must be finite as well
 
     def reduce(losses: jax.Array, mask: jax.Array, client: Client) -> jax.Array:  # noqa: ARG001
         rows = jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
         highest = jax.lax.stop_gradient(jnp.max(jnp.where(mask, t * losses, -jnp.inf)))
         highest = jnp.where(jnp.isfinite(highest), highest, 0.0)  # where all rows are masked
         total = jnp.sum(jnp.where(mask, jnp.exp(jnp.where(mask, t * losses, 0.0) - highest), 0.0))
-        return jnp.where(jnp.any(mask), (jnp.log(jnp.maximum(total / rows, 1e-30)) + highest) / t, 0.0)
+        tilt = jnp.where(jnp.any(mask), (jnp.log(jnp.maximum(total / rows, 1e-30)) + highest) / t, 0.0)
+        return jnp.where(zero, masked_mean(losses, mask), tilt)
 
     return cross_entropy(smoothing)._replace(reduce=reduce)
 
