@@ -1,0 +1,184 @@
+"""Three cells of a tiny bag of words through the packed engine, three rounds, under any method and objective.
+
+Each engine and each run is made once for all tests. The cells differ in everything that is data: clients, local
+numbers, epochs, participation, seeds and the numbers of the method. A client without rows is among those of each, and
+not all others take part in a round. In the last cell all clients make equally many steps on unequally many rows.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import compilation_cached
+
+from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.lanes import Data, Training
+from fedjax_paradox.federated.local import Local
+from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.federated.types import Hyper, Participants
+
+WORDS, WIDTH, CLASSES, LENGTH, BATCH, CLIENTS, SLOTS, LANES, ROUNDS = 11, 3, 3, 4, 4, 7, 5, 3, 3
+GENERATOR = np.random.default_rng(0)
+TOKENS = GENERATOR.integers(1, WORDS, (60, LENGTH)).astype(np.int32)  # without padding, which `apply` would read
+LABELS = GENERATOR.integers(0, CLASSES, 60).astype(np.int32)
+LABELS[40:] %= 2  # so that some clients lack a class
+
+
+class Cell(NamedTuple):
+    sizes: tuple[int, ...]  # train rows of each client
+    participation: float
+    seed: int
+    epochs: int
+    drop: bool
+    local: tuple[float, float, float, float]  # learning rate, momentum, weight decay, mu
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        return np.split(np.arange(sum(self.sizes)), np.cumsum(self.sizes)[:-1])
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        return np.array([np.bincount(LABELS[rows], minlength=CLASSES) for rows in self.rows], np.float32)
+
+    def start(self) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng(self.seed)
+        shapes = {"table": (WORDS, WIDTH), "matrix": (WIDTH, CLASSES)}
+        return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def sampled(self, round_: int) -> np.ndarray:
+        return schedule.sample_clients(np.flatnonzero(self.sizes), self.participation, self.seed, round_)
+
+    def batches(self, round_: int, client: int) -> np.ndarray:
+        return schedule.local_batches(self.rows[client], self.epochs, BATCH, self.drop, self.seed, round_, int(client))
+
+
+# The rates are large: what a round changes must stand out from the rounding of float32.
+CELLS = (
+    Cell((9, 1, 0, 14, 5, 20, 7), 0.8, 1, 2, False, (0.5, 0.0, 0.0, 0.1)),
+    Cell((3, 16, 9, 0, 12, 1, 11), 0.5, 2, 1, True, (0.3, 0.8, 0.01, 1.0)),
+    Cell((8, 5, 7, 6, 0, 5, 8), 0.7, 3, 2, False, (0.4, 0.5, 0.0, 0.0)),
+)
+
+Numbers = tuple[tuple[str, tuple[float, ...]], ...]  # name and its value in each cell
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Methods whose clients do the same share what XLA made of it; a test module imports this fixture."""
+    with compilation_cached(tmp_path_factory.getbasetemp() / "packed"):
+        yield
+
+
+def apply(params, frozen, tokens, key=None, rates=None):  # noqa: ARG001
+    mean = params["table"][tokens].mean(axis=1)
+    if key is not None:
+        keep = 1.0 - rates["dropout"]
+        mean = jnp.where(jax.random.bernoulli(key, keep, mean.shape), mean / keep, 0.0)
+    return mean @ params["matrix"]
+
+
+def is_adapter(path):
+    return path[0].key == "table"
+
+
+def builder(name):
+    """A rule's function of its numbers, as the config knows it; or the given function."""
+    given = {"fedavgw": {"is_adapter": is_adapter}}
+    given |= {each: {"num_clients": CLIENTS} for each in ("afl", "scaffold", "feddyn")}
+    return functools.partial(RULES[name], **given.get(name, {})) if isinstance(name, str) else name
+
+
+def traced(numbers: Numbers) -> dict[str, np.ndarray]:
+    return {name: np.array(values, np.float32) for name, values in numbers}
+
+
+@functools.cache
+def engine(rule, rule_numbers: Numbers, objective: str, own: tuple[str, ...]) -> Engine:
+    group = RuleGroup(builder(rule), np.arange(len(CELLS)), traced(rule_numbers))
+    local = group.build(**{name: values[0] for name, values in group.hyper.items()}).local
+    training = Training(apply, OBJECTIVES[objective], "sgd", None, own, local or Local())
+    # One with the sparse table; tests/test_engine.py has it under others.
+    return build_engine(training._replace(table="table" if objective == "fedprox" else None), [group])
+
+
+def numbers_of(own: Numbers, dropout: float) -> Hyper:
+    local = np.array([cell.local for cell in CELLS], np.float32).T
+    return Hyper(*local, {"dropout": np.full(len(CELLS), dropout, np.float32)}, traced(own))
+
+
+def jobs_of(round_: int) -> tuple[list[schedule.Job], Participants]:
+    """The round's jobs and who fills which slot, on one device."""
+    shape = (len(CELLS), SLOTS)
+    clients = np.full(shape, np.iinfo(np.int32).max, np.int32)
+    rows, steps, mask = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    counts = np.zeros((*shape, CLASSES), np.float32)
+    jobs = []
+    for index, cell in enumerate(CELLS):
+        for slot, client in enumerate(cell.sampled(round_)):
+            batches = cell.batches(round_, client)
+            jobs.append(schedule.Job(index, index * SLOTS + slot, int(client), cell.seed, batches))
+            clients[index, slot], mask[index, slot] = client, True
+            rows[index, slot], steps[index, slot] = cell.sizes[client], len(batches)
+            counts[index, slot] = cell.class_counts[client]
+    return jobs, Participants(clients, rows, counts, mask, steps, np.zeros(shape, np.int32))
+
+
+def with_start_loss(chosen: Engine, people: Participants, globals_: dict, data: Data) -> Participants:
+    batches = np.arange(len(LABELS), dtype=np.int32).reshape(-1, 4)
+    losses = np.asarray(chosen.losses(globals_, {}, data, batches), np.float64)
+    found = np.zeros(people.rows.shape, np.float32)
+    for index, cell in enumerate(CELLS):
+        for slot in np.flatnonzero(people.mask[index]):
+            found[index, slot] = losses[:, index].ravel()[cell.rows[people.client[index, slot]]].mean()
+    return people._replace(start_loss=found)
+
+
+def stack(trees: list[dict]) -> dict:
+    return jax.tree.map(lambda *each: np.stack(each), *trees)
+
+
+class Round(NamedTuple):
+    """[P, ...] each"""
+
+    before: dict
+    states: dict  # the rule's, before the round
+    participants: Participants
+    after: dict
+
+
+@functools.cache
+def rounds(
+    rule, rule_numbers: Numbers = (), objective: str = "cross_entropy", own: Numbers = (), dropout: float = 0.0
+) -> list[Round]:
+    chosen = engine(rule, rule_numbers, objective, tuple(name for name, _ in own))
+    hyper, data = chosen.replicate(numbers_of(own, dropout)), Data(jnp.asarray(TOKENS), jnp.asarray(LABELS))
+    globals_ = chosen.replicate(stack([cell.start() for cell in CELLS]))
+    states = chosen.init_rules(globals_)
+    lanes, buffer = chosen.start(globals_, LANES, len(CELLS) * SLOTS)
+    seen = []
+    for round_ in range(1, ROUNDS + 1):
+        jobs, people = jobs_of(round_)
+        if chosen.needs_start_loss:
+            people = with_start_loss(chosen, people, globals_, data)
+        buffer, told, weights, unweighable = chosen.begin(globals_, states, buffer, people)
+        assert not unweighable.any()
+        for chunk in schedule.chunks(jobs, LANES, round_):
+            lanes, _ = chosen.advance(lanes, globals_, hyper, told, {}, data, chunk)
+            buffer = chosen.store(buffer, lanes, globals_, hyper, weights, chunk)
+        after, next_states, outcome = chosen.aggregate(globals_, states, buffer, people, hyper)
+        assert outcome.finite.all()
+        seen.append(Round(*jax.tree.map(np.asarray, (globals_, states[0], people, after))))
+        globals_, states = after, next_states
+    return seen
+
+
+def run(*arguments, **more) -> list[dict]:
+    """The first globals, then those after each round, [P, ...]; arguments as of `rounds`."""
+    found = rounds(*arguments, **more)
+    return [found[0].before, *(each.after for each in found)]

@@ -1,0 +1,167 @@
+"""What methods are to one another, and that packing changes nothing of what a method's halves define."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packed import (
+    BATCH,
+    CELLS,
+    LABELS,
+    LANES,
+    SLOTS,
+    TOKENS,
+    Cell,
+    Round,
+    apply,
+    builder,
+    engine,
+    numbers_of,
+    rounds,
+    run,
+    shared_programs,  # noqa: F401
+)
+from test_conformance import METHODS, OBJECTIVES, flat, hashable
+
+from fedjax_paradox.federated import objectives
+from fedjax_paradox.federated.local import Local, local_update, merged, sgd
+from fedjax_paradox.federated.rules import combine
+from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
+
+STEPS = 10  # at most, of any job
+
+
+def close(got: list[dict], expected: list[dict], cell: int, tolerance: float = 1e-5) -> None:
+    """Each round's model of a cell, relative to what training has changed; float32 sums in another order."""
+    start = flat(CELLS[cell].start())
+    for ours, theirs in zip(got, expected, strict=True):
+        one, other = (flat(jax.tree.map(lambda leaf: leaf[cell], each)) for each in (ours, theirs))
+        assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other - start)
+
+
+# ---- identities: the third cell has their numbers, and clients of equally many steps on unequally many rows
+
+
+def method(name: str) -> list[dict]:
+    return run(name, hashable(METHODS[name][1]))
+
+
+def objective(name: str, **changed: tuple[float, ...]) -> list[dict]:
+    return run("fedavg", (), name, hashable(OBJECTIVES[name][1] | changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("fedavgm", "fedavg"),  # beta 0, lr 1
+        ("term", "fedavg"),  # t 0
+        ("fednova", "fedavg"),  # equal steps
+        ("qfedavg", "uniform"),  # q 0
+        ("afl", "uniform"),  # gamma 0
+        ("trimmed_mean", "uniform"),  # trim 0
+    ],
+)
+def test_methods_that_are_others(name: str, same: str) -> None:
+    close(method(name), method(same), cell=2)
+    with pytest.raises(AssertionError):  # and not under other numbers or steps
+        close(method(name), method(same), cell=0)
+
+
+def test_fedavgw_of_beta_zero_is_uniform_on_adapters_and_fedavg_on_heads() -> None:
+    for leaf, same in (("table", "uniform"), ("matrix", "fedavg")):
+        np.testing.assert_allclose(method("fedavgw")[1][leaf][2], method(same)[1][leaf][2], rtol=1e-5, atol=1e-6)
+
+
+def test_scaffolds_first_round_is_uniform() -> None:
+    close(method("scaffold")[:2], method("uniform")[:2], cell=2)
+    with pytest.raises(AssertionError):  # and its later ones are not
+        close(method("scaffold"), method("uniform"), cell=2)
+
+
+@pytest.mark.parametrize("name", ["fedprox", "logit_adjustment", "fedlc", "fedrs", "tilted"])
+def test_objectives_that_are_cross_entropy(name: str) -> None:
+    """mu 0, tau 0, alpha 1, t 0."""
+    close(objective(name), method("fedavg"), cell=2)
+    with pytest.raises(AssertionError):
+        close(objective(name), method("fedavg"), cell=0)
+
+
+def test_a_little_tilt_is_almost_the_mean() -> None:
+    close(objective("tilted", t=(1e-3, 1e-3, -1e-3)), method("fedavg"), cell=2, tolerance=1e-2)
+
+
+# ---- packed lanes against `vmap` of the plain scan
+
+
+@functools.cache
+def client_halves(objective: str, rule: str | None):
+    """`local_update` of every slot of a cell: [K, ...] of all arguments but the incoming model and the numbers."""
+    method = built(rule, 0).local if rule else None
+
+    def one(start, hyper, batches, key, rows, steps, counts, message):
+        client = Client(rows, steps, counts, start, message, hyper)
+        half = merged(method or Local(), objectives.OBJECTIVES[objective](**hyper.own))
+        model = lambda leaves, tokens, key: apply(leaves, {}, tokens, key, hyper.rates)  # noqa: E731
+        return local_update(model, half, sgd, batches, key, client)
+
+    return jax.jit(jax.vmap(one, in_axes=(None, None, *[0] * 6)))
+
+
+def built(rule: str, cell: int):
+    numbers = {name: jnp.float32(values[cell]) for name, values in METHODS[rule][1].items()}
+    return builder(rule)(**numbers)
+
+
+def batches_of(cell: Cell, people: Participants, round_: int) -> tuple[tuple, jax.Array]:
+    """([K, S, B, ...] tokens, labels and mask; keys [K]); nothing but masked rows in a slot without a client."""
+    rows = np.full((SLOTS, STEPS, BATCH), -1, np.int32)
+    for slot in np.flatnonzero(people.mask):
+        own = cell.batches(round_, people.client[slot])
+        rows[slot, : len(own)] = own
+    key = jax.random.fold_in(jax.random.key(cell.seed), round_)
+    return (TOKENS[rows], LABELS[rows], rows >= 0), jax.vmap(lambda c: jax.random.fold_in(key, c))(people.client)
+
+
+def plain_round(seen: Round, rule: str, objective: str, index: int, round_: int, hyper: Hyper) -> dict:
+    """A round of one cell as its rule and `local_update` define it."""
+    start, state, people = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), seen[:3])
+    method, hyper = built(rule, index), jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), hyper)
+    message = () if method.send is None else method.send(start, state, people)
+    train = client_halves(objective, rule if method.local else None)
+    known = people._asdict()
+    del known["device"]
+    batches, keys = batches_of(CELLS[index], people, round_)
+    leaves, loss = train(start, hyper, batches, keys, people.rows, people.steps, people.class_counts, message)
+    updates = Updates(**known, start=start, leaves=leaves, weighted=None, loss=loss, hyper=hyper)
+    return combine(method, updates, state)[0]
+
+
+PAIRS = [(name, "cross_entropy") for name in METHODS] + [("fedavg", name) for name in OBJECTIVES]
+
+
+@pytest.mark.parametrize(("rule", "objective"), PAIRS)
+def test_packing_computes_local_update_under_every_method(rule: str, objective: str) -> None:
+    """Three lanes, three cells, an empty client and an empty slot, dropout on: the same bits are drawn."""
+    own = hashable(OBJECTIVES[objective][1]) if rule == "fedavg" else ()
+    hyper = numbers_of(own, dropout=0.3)
+    for round_, seen in enumerate(rounds(rule, hashable(METHODS[rule][1]), objective, own, 0.3), 1):
+        for index in range(len(CELLS)):
+            expected = plain_round(seen, rule, objective, index, round_, hyper)
+            got = jax.tree.map(lambda leaf, i=index: leaf[i], seen.after)
+            # Sums in another order; rows of a table at rest, by a power of a matrix. As in tests/test_engine.py.
+            chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam", "scaffold"])
+def test_a_round_without_anybody_changes_nothing(name: str) -> None:
+    seen, chosen = (
+        rounds(name, hashable(METHODS[name][1]))[1],
+        engine(name, hashable(METHODS[name][1]), "cross_entropy", ()),
+    )
+    nobody = seen.participants._replace(mask=np.zeros_like(seen.participants.mask))
+    _, buffer = chosen.start(seen.before, LANES, len(CELLS) * SLOTS)
+    after, (states,), _ = chosen.aggregate(seen.before, (seen.states,), buffer, nobody, numbers_of((), 0.0))
+    chex.assert_trees_all_equal((after, states), (seen.before, seen.states))
