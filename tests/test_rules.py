@@ -1,15 +1,17 @@
 """Rules against their formulas by hand, and one contract that every rule keeps."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_paradox.federated import rules
-from fedjax_paradox.federated.types import Participants, Updates
+from fedjax_paradox.federated import methods, rules
+from fedjax_paradox.federated.types import Hyper, Participants, Updates
 
-K = 4
+K, CLIENTS = 4, 6
 
 
 def is_adapter(path):
@@ -25,11 +27,15 @@ def updates(seed=0, rows=(10.0, 40.0, 5.0, 1.0), mask=(True, True, True, True)):
     return Updates(
         start=jax.tree.map(lambda leaf: leaf[0] * 0 + 7, leaves),
         leaves=leaves,
-        client=jnp.arange(K, dtype=jnp.int32),
+        weighted=None,
+        client=jnp.asarray([4, 0, 3, 1], jnp.int32),
         rows=jnp.asarray(rows, jnp.float32),
         loss=jnp.asarray(generator.random(K), jnp.float32),
+        start_loss=jnp.asarray(generator.random(K) + 0.5, jnp.float32),
         class_counts=jnp.asarray(generator.integers(0, 9, (K, 3)), jnp.float32),
         mask=jnp.asarray(mask),
+        steps=jnp.asarray([3.0, 10.0, 2.0, 1.0], jnp.float32),
+        hyper=Hyper(*jnp.asarray([0.1, 0.5, 0.01, 0.0], jnp.float32)),
     )
 
 
@@ -39,7 +45,23 @@ RULES = {
     "uniform": (rules.uniform, {}),
     "fedavgw": (lambda beta: rules.fedavgw(beta, is_adapter), {"beta": 0.5}),
     "on_leaves": (lambda: rules.on_leaves(is_adapter, rules.uniform(), rules.fedavg()), {}),
+    "fedavgm": (methods.fedavgm, {"lr": 1.0, "beta": 0.9}),
+    "fedadagrad": (methods.fedadagrad, {"lr": 0.1, "b1": 0.0, "tau": 0.1}),
+    "fedadam": (methods.fedadam, {"lr": 0.1, "b1": 0.9, "b2": 0.99, "tau": 0.1}),
+    "fedyogi": (methods.fedyogi, {"lr": 0.1, "b1": 0.9, "b2": 0.99, "tau": 0.1}),
+    "term": (methods.term, {"t": 1.0}),
+    "afl": (partial(methods.afl, CLIENTS), {"gamma": 0.1}),
+    "qfedavg": (methods.qfedavg, {"q": 1.0}),
+    "fednova": (methods.fednova, {}),
+    "median": (methods.median, {}),
+    "trimmed_mean": (methods.trimmed_mean, {"trim": 0.25}),
+    "scaffold": (partial(methods.scaffold, CLIENTS), {"lr": 1.0}),
+    "feddyn": (partial(methods.feddyn, CLIENTS), {"alpha": 0.1}),
+    "centralised": (methods.centralised, {}),
 }
+
+# Their servers move on from the start by steps of their own, wherever the clients agree to be.
+STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn"}
 
 
 @pytest.fixture(params=RULES)
@@ -48,79 +70,111 @@ def case(request):
     return build, {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
 
 
-def apply(build, numbers, given):
+def eager(build, numbers, given):
     rule = build(**numbers)
-    return rule.aggregate(given, rule.init(given.start))[0]
+    return rules.combine(rule, given, rule.init(given.start))
+
+
+both = jax.jit(eager, static_argnums=0)
+
+
+def apply(build, numbers, given):
+    return both(build, numbers, given)[0]
+
+
+def slots(given, choose):
+    """Of everything that is a client's own."""
+    shared = {"start": given.start, "hyper": given.hyper}
+    return jax.tree.map(lambda leaf: leaf[choose], given._replace(start=None, hyper=None))._replace(**shared)
 
 
 def test_every_named_rule_is_under_contract():
-    assert set(rules.RULES) <= set(RULES)
+    assert set(methods.RULES) <= set(RULES)
 
 
 def test_masked_slot_is_inert_even_when_not_finite(case):
     masked = updates(mask=(True, True, False, True))
-    poisoned = masked._replace(leaves=jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), masked.leaves))
-    kept = jax.tree.map(lambda leaf: leaf[np.array([0, 1, 3])], masked._replace(start=None))
-    without = kept._replace(start=masked.start)
-    chex.assert_trees_all_close(apply(*case, poisoned), apply(*case, without), rtol=1e-6)  # one float32 sum
+    empty = {name: getattr(masked, name).at[2].set(jnp.nan) for name in ("rows", "loss", "start_loss", "steps")}
+    past_the_end = masked.client.at[2].set(jnp.iinfo(jnp.int32).max)
+    leaves = jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), masked.leaves)
+    poisoned = masked._replace(leaves=leaves, client=past_the_end, **empty)
+    chex.assert_trees_all_close(apply(*case, poisoned), apply(*case, slots(masked, np.array([0, 1, 3]))), rtol=1e-5)
     chex.assert_trees_all_equal(apply(*case, poisoned), apply(*case, masked))
+
+
+def test_nor_does_a_masked_slot_touch_the_state(case):
+    masked = updates(mask=(True, True, False, True))
+    one = masked._replace(client=masked.client.at[2].set(jnp.iinfo(jnp.int32).max))
+    poisoned = one._replace(leaves=jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), one.leaves))
+    states = [both(*case, given)[1] for given in (poisoned, one)]
+    chex.assert_trees_all_equal(*states)
+    chex.assert_tree_all_finite(states[0])
 
 
 def test_clients_can_be_permuted(case):
     order = np.array([2, 0, 3, 1])
     given = updates()
-    permuted = jax.tree.map(lambda leaf: leaf[order], given._replace(start=None))._replace(start=given.start)
-    chex.assert_trees_all_close(apply(*case, given), apply(*case, permuted), rtol=1e-5, atol=1e-6)  # sum order
+    chex.assert_trees_all_close(  # sum order
+        apply(*case, given), apply(*case, slots(given, order)), rtol=1e-5, atol=1e-6
+    )
 
 
-def test_equal_updates_are_kept(case):
-    given = updates()
-    same = given._replace(leaves=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), given.leaves))
+def equal(given):
+    return given._replace(leaves=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), given.leaves))
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - STEP_AWAY))
+def test_equal_updates_are_kept(name):
+    same = equal(updates())
     expected = jax.tree.map(lambda leaf: leaf[0], same.leaves)
-    chex.assert_trees_all_close(apply(*case, same), expected, rtol=1e-6)  # weights sum to 1 within rounding
+    chex.assert_trees_all_close(apply(*RULES[name], same), expected, rtol=1e-5)  # weights sum to 1 within rounding
+
+
+def test_who_steps_away_from_equal_updates_says_so(case, request):
+    same = equal(updates())
+    moved = np.abs(apply(*case, same)["head"] - same.leaves["head"][0]).max()
+    assert (moved > 1e-3) == (request.node.callspec.params["case"] in STEP_AWAY)
 
 
 def known(given):
-    return Participants(given.client, given.rows, given.class_counts, given.mask, jnp.zeros(K, jnp.int32))
+    people = {name: getattr(given, name) for name in Participants._fields if name != "device"}
+    return Participants(device=jnp.zeros(K, jnp.int32), **people)
 
 
 @pytest.mark.parametrize("mask", [(True,) * K, (True, False, True, True)])
-def test_one_client_with_the_sum_of_all_stands_for_all(case, mask):
+def test_a_rule_with_weights_needs_no_more_than_the_sum_by_them(case, mask):
+    """Weights from `Participants` where they are known before training, and then without any client's leaves."""
     build, numbers = case
     rule, given = build(**numbers), updates(mask=mask)
     if rule.weights is None:
-        pytest.skip("this rule sees every client's leaves")
-    weights = rule.weights(known(given), given.start)
-    total = jax.tree.map(lambda w, leaf: jnp.tensordot(w, leaf, 1)[None], weights, given.leaves)
-    one = jax.tree.map(lambda leaf: leaf[:1], given._replace(start=None))._replace(start=given.start, leaves=total)
-    chex.assert_trees_all_close(apply(*case, one), apply(*case, given), rtol=1e-5, atol=1e-6)  # sum order
+        assert not rule.ahead
+        return
+    state = rule.init(given.start)
+    weights = rule.weights(known(given) if rule.ahead else given, given.start, state)
+    total = jax.tree.map(lambda w, leaf: jnp.tensordot(jnp.where(given.mask, w, 0.0), leaf, 1), weights, given.leaves)
+    summed = rule.aggregate(given._replace(leaves=None, weighted=total), state)
+    chex.assert_trees_all_close(summed, rules.combine(rule, given, state), rtol=1e-5, atol=1e-6)  # sum order
 
 
 def test_a_weighting_that_reads_losses_is_not_known_before_training():
     rule = rules.weighted_mean(lambda updates: updates.loss, ahead=True)
     with pytest.raises(AttributeError, match="'Participants' object has no attribute 'loss'"):
-        rule.weights(known(updates()), updates().start)
+        rule.weights(known(updates()), updates().start, ())
     own = rules.on_leaves(is_adapter, rules.weighted_mean(lambda updates: updates.loss), rules.fedavg())
     assert not own.ahead
 
 
-def test_nobody_took_part_keeps_the_global(case):
-    given = updates(mask=(False,) * K)
-    chex.assert_trees_all_equal(apply(*case, given), given.start)
-
-
 def test_jit_equals_eager_and_vmap_equals_loop_and_dtypes_stay(case):
     build, numbers = case
-    batch = [updates(seed) for seed in range(3)]
-    loop = [apply(build, numbers, given) for given in batch]
-    chex.assert_trees_all_equal_shapes_and_dtypes(loop[0], batch[0].start)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch)
-    mapped = jax.vmap(lambda given: apply(build, numbers, given))(stacked)
+    batch = [updates(seed) for seed in range(2)]
+    loop = [eager(build, numbers, given) for given in batch]
+    chex.assert_trees_all_equal_shapes_and_dtypes(loop[0][0], batch[0].start)
+    chex.assert_trees_all_equal_shapes_and_dtypes(loop[0][1], build(**numbers).init(batch[0].start))
+    mapped = jax.jit(jax.vmap(partial(eager, build, numbers)))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch))
     for index, expected in enumerate(loop):
         # Compiled code may fuse multiply and add, which differs in the last bits.
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], mapped), expected, rtol=1e-5, atol=1e-6)
-        jitted = jax.jit(lambda given: apply(build, numbers, given))(batch[index])
-        chex.assert_trees_all_close(jitted, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(both(build, numbers, batch[index]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_numbers_are_data(case):
@@ -130,10 +184,39 @@ def test_numbers_are_data(case):
     @jax.jit
     @chex.assert_max_traces(n=1)
     def once(numbers, given):
-        return apply(build, numbers, given)
+        return eager(build, numbers, given)
 
-    for scale in (0.5, 1.0, 2.0):
-        once({name: value * scale for name, value in numbers.items()}, updates())
+    results = [once({name: value * scale for name, value in numbers.items()}, updates()) for scale in (0.5, 0.7, 1.0)]
+    changed = not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, results[::2]), strict=True))
+    assert changed == bool(numbers)  # the state of the next round among them
+
+
+def test_median_of_one_client_is_that_client():
+    given = updates(mask=(False, False, True, False))
+    for build, numbers in (RULES["median"], RULES["trimmed_mean"], RULES["fedavg"]):
+        chex.assert_trees_all_equal(apply(build, numbers, given), jax.tree.map(lambda leaf: leaf[2], given.leaves))
+
+
+@pytest.mark.parametrize(
+    ("trim", "clients", "cut"), [(0.0, 4, 0), (0.1, 10, 1), (0.3, 10, 3), (0.25, 4, 1), (0.49, 3, 1)]
+)
+def test_trimmed_mean_cuts_whole_clients(trim, clients, cut):
+    """floor(trim K) on both sides, although 0.1 of 10 in float32 is not quite 1."""
+    values = jnp.asarray(np.random.default_rng(1).permutation(clients) ** 2, jnp.float32)
+    given = updates()._replace(start={"x": jnp.zeros(())}, leaves={"x": values}, mask=jnp.ones(clients, bool))
+    got = apply(methods.trimmed_mean, {"trim": jnp.float32(trim)}, given)["x"]
+    np.testing.assert_allclose(got, np.mean(np.arange(clients)[cut : clients - cut] ** 2.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_projection_is_the_nearest_point_of_the_simplex(seed):
+    generator = np.random.default_rng(seed)
+    point, others = generator.normal(size=8), generator.dirichlet(np.ones(8), 5000)
+    got = np.asarray(methods.project(jnp.asarray(point, jnp.float32)), np.float64)
+    assert abs(got.sum() - 1) < 1e-6
+    assert (got >= 0).all()
+    # No point of the simplex lies on the far side: (x - p)(y - x) >= 0 for all y, its corners above all.
+    assert ((np.concatenate([others, np.eye(8)]) - got) @ (got - point)).min() >= -1e-5
 
 
 def weighted(leaf, weights):
