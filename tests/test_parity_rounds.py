@@ -20,8 +20,9 @@ from flax import traverse_util
 from fedjax_paradox.federated import rules, schedule
 from fedjax_paradox.federated.engine import RuleGroup, build_engine
 from fedjax_paradox.federated.lanes import Data, Training
-from fedjax_paradox.federated.local import OBJECTIVES, OPTIMIZERS, local_step
-from fedjax_paradox.federated.types import Hyper, Participants
+from fedjax_paradox.federated.local import OPTIMIZERS, local_step, optimizer_of
+from fedjax_paradox.federated.objectives import cross_entropy, fedprox
+from fedjax_paradox.federated.types import Client, Hyper, Participants
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.pretrained import load_checkpoint
@@ -123,7 +124,7 @@ def bag_of_words(params: dict, tokens: jax.Array, key: jax.Array) -> jax.Array: 
     return params["table"][tokens].mean(axis=1) @ params["matrix"]
 
 
-FEDPROX_STEP = jax.jit(partial(local_step, bag_of_words, OBJECTIVES["fedprox"], OPTIMIZERS["sgd"]))
+FEDPROX_STEP = jax.jit(partial(local_step, bag_of_words, fedprox(), OPTIMIZERS["sgd"]))
 
 
 @pytest.mark.parametrize("mu", [0.01, 1.0])
@@ -137,7 +138,8 @@ def test_fedprox_steps_are_the_gradient_of_the_penalised_loss(mu: float) -> None
     theirs = {key: leaf.clone().requires_grad_() for key, leaf in anchor.items()}
     sgd = torch.optim.SGD(theirs.values(), lr=0.1, momentum=0.9)
     hyper = Hyper(*jnp.asarray((0.1, 0.9, 0.0, mu), jnp.float32))
-    state = (nested(start), OPTIMIZERS["sgd"](hyper).init(nested(start)))
+    client = Client(jnp.zeros(()), jnp.zeros(()), jnp.zeros(CLASSES), nested(start), (), hyper)
+    state = (nested(start), optimizer_of(fedprox(), OPTIMIZERS["sgd"], client).init(nested(start)))
     for _ in range(STEPS):
         tokens, labels = rng.integers(0, WORDS, (8, LENGTH)), rng.integers(0, CLASSES, 8)
         logits = theirs["table"][torch.tensor(tokens)].mean(dim=1) @ theirs["matrix"]
@@ -146,7 +148,7 @@ def test_fedprox_steps_are_the_gradient_of_the_penalised_loss(mu: float) -> None
         (torch.nn.functional.cross_entropy(logits, torch.tensor(labels)) + mu / 2 * distance).backward()
         sgd.step()
         batch = (tokens.astype(np.int32), labels.astype(np.int32), np.ones(8, bool))
-        state, _ = FEDPROX_STEP(state, batch, jax.random.key(0), nested(start), hyper)
+        state, _ = FEDPROX_STEP(state, batch, jax.random.key(0), client)
     expected = {key: leaf.detach().numpy() for key, leaf in theirs.items()}
     # The change is read off the leaves, which float32 keeps to 6e-8 of their size; here leaves change by some
     # per cent, so that rounding is some 1e-6 of the change. Without the penalty it is off by 1e-2 at mu = 0.01.
@@ -200,7 +202,7 @@ def our_round(
     """One round of one cell per recipe, all through the packed engine."""
     cells, slots = len(recipes), len(texts.clients)
     table = model.table if local.optimizer == "sgd" else None
-    engine = build_engine(Training(model.apply, OBJECTIVES["cross_entropy"], local.optimizer, table), recipes)
+    engine = build_engine(Training(model.apply, cross_entropy, local.optimizer, table), recipes)
     globals_ = nested({name: np.stack([leaf] * cells) for name, leaf in start.items()})
     numbers = (local.learning_rate, local.momentum, local.weight_decay, 0.0)
     hyper = Hyper(*jnp.asarray([numbers] * cells, jnp.float32).T)
@@ -220,15 +222,17 @@ def our_round(
         np.tile(sizes, (cells, 1)),
         np.zeros((cells, slots, CLASSES), np.float32),
         np.ones((cells, slots), bool),
+        np.tile(np.array([len(steps) for steps in batches], np.float32), (cells, 1)),
         np.zeros((cells, slots), np.int32),
     )
     state, results = engine.start(globals_, lanes, len(jobs))
-    results, weights = engine.begin(globals_, results, people)
+    rule_states = engine.init_rules(globals_)
+    results, told, weights, _ = engine.begin(globals_, rule_states, results, people)
     with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
         for chunk in schedule.chunks(jobs, lanes, ROUND):
-            state, _ = engine.advance(state, globals_, hyper, frozen, data, chunk)
+            state, _ = engine.advance(state, globals_, hyper, told, frozen, data, chunk)
             results = engine.store(results, state, globals_, hyper, weights, chunk)
-    new, _, _ = engine.aggregate(globals_, engine.init_rules(globals_), results, people)
+    new, _, _ = engine.aggregate(globals_, rule_states, results, people, hyper)
     return [{name: leaf[cell] for name, leaf in flat(new).items()} for cell in range(cells)]
 
 

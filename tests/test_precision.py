@@ -15,8 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_paradox.federated.local import OPTIMIZERS, cross_entropy, local_step
-from fedjax_paradox.federated.types import Hyper
+from fedjax_paradox.federated.local import OPTIMIZERS, local_step
+from fedjax_paradox.federated.objectives import cross_entropy
+from fedjax_paradox.federated.types import Client, Hyper
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes, transformer
 from fedjax_paradox.models.textcnn import textcnn
@@ -154,13 +155,12 @@ def test_a_step_keeps_float32_leaves_and_what_bfloat16_could_not_add(kind: str, 
         step = jax.jit(
             lambda state: local_step(
                 lambda params, tokens, key: model.apply(params, frozen, tokens, key),
-                cross_entropy,
+                cross_entropy(),
                 OPTIMIZERS[optimizer],
                 state,
                 (TOKENS, LABELS, jnp.ones(ROWS, bool)),
                 jax.random.key(1),
-                trainable,
-                hyper,
+                Client(jnp.zeros(()), jnp.zeros(()), jnp.zeros(CLASSES), trainable, (), hyper),
             )
         )
         (stepped, after), loss = step(state)

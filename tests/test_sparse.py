@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import sparse
-from fedjax_paradox.federated.local import OBJECTIVES, local_step, sgd
+from fedjax_paradox.federated.local import local_step, optimizer_of, sgd
+from fedjax_paradox.federated.objectives import fedprox
 from fedjax_paradox.federated.sparse import Sum, Table, add, empty, finish, sparse_step, total
-from fedjax_paradox.federated.types import Hyper
+from fedjax_paradox.federated.types import Client, Hyper
 
 WORDS, WIDTH, CLASSES, BATCH, LENGTH = 30, 3, 4, 5, 6
 
@@ -56,13 +57,16 @@ def test_equals_dense_sgd(seed, momentum, decay, mu):
         "matrix": jnp.asarray(generator.normal(size=(WIDTH, CLASSES))),
     }
     hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (0.1, momentum, decay, mu)))
-    step = jax.jit(partial(local_step, apply, OBJECTIVES["fedprox"], sgd))
-    dense, optimizer = start, sgd(hyper).init(start)
+    local, zero = fedprox(), jnp.zeros(())
+    step = jax.jit(partial(local_step, apply, local, sgd))
     matrix = {"matrix": start["matrix"]}
-    state, table = (matrix, sgd(hyper).init(matrix)), empty((WORDS, WIDTH), jnp.dtype(jnp.float64))
+    whole_client, client = (Client(zero, zero, zero, leaves, (), hyper) for leaves in (start, matrix))
+    dense, optimizer = start, optimizer_of(local, sgd, whole_client).init(start)
+    state = (matrix, optimizer_of(local, sgd, client).init(matrix))
+    table = empty((WORDS, WIDTH), jnp.dtype(jnp.float64))
     named = jax.jit(
         lambda state, table, batch, number, key: sparse_step(
-            lambda state, batch, begin: step(state, batch, key, begin, hyper),
+            lambda state, batch, begin: step(state, batch, key, client._replace(start=begin)),
             "table",
             state,
             table,
@@ -76,7 +80,7 @@ def test_equals_dense_sgd(seed, momentum, decay, mu):
     number = 0
     for batch in batches(generator, 40):
         key = jax.random.key(0)
-        (dense, optimizer), loss = step((dense, optimizer), batch, key, start, hyper)
+        (dense, optimizer), loss = step((dense, optimizer), batch, key, whole_client)
         state, table, ours = named(state, table, batch, number, key)
         number += bool(batch[2].any())  # a step without rows is none
         chex.assert_trees_all_close(ours, loss, rtol=1e-9)
