@@ -31,7 +31,7 @@ GIVEN = ("is_adapter", "num_clients")
 
 def rule_builder(
     name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable, num_clients: int
-) -> tuple[Callable[..., Rule], list[dict[str, float]]]:
+) -> tuple[partial[Rule], list[dict[str, float]]]:
     """(the function of its numbers that makes a rule, every call's numbers with the defaults filled in).
 
     A rule that asks for `is_adapter`, or for `num_clients` to keep a state for each client, is given it.

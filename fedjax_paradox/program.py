@@ -121,7 +121,9 @@ def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
     # The order of jobs decides the last bits of a sum, so a grid written in another order must have them alike.
     for cell in sorted(cells, key=_order):
         rule, numbers = parse_call(cell.rule)
-        groups.setdefault((*structure(cell), rule if is_alone(rule, numbers) else ""), []).append(cell)
+        # What is sent may come from a state of each client, whose size is structure.
+        alone = (rule, cell.num_clients) if is_alone(rule, numbers) else ""
+        groups.setdefault((*structure(cell), alone), []).append(cell)
     return _distinct([_program(tuple(group), texts, weights, cache_folder) for group in groups.values()])
 
 
@@ -375,15 +377,17 @@ def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
 
 
 def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:
-    """Every cell's (name, function, numbers), and its computation as text; cells of one rule share the function."""
-    calls = [parse_call(cell.rule) for cell in cells]
-    most = max(cell.num_clients for cell in cells)
-    asked = _updates(_leaves(model), most, classes)
+    """Every cell's (name, function, numbers), and its computation as text.
+
+    Cells of one rule share the function; of one that asks for their number of clients, those with equally many.
+    """
+    asked = _updates(_leaves(model), max(cell.num_clients for cell in cells), classes)
     found = []
-    builders: dict[str, Callable] = {}
-    for name, numbers in calls:
-        build, (complete,) = rule_builder(name, [numbers], model.is_adapter, most)
-        build = builders.setdefault(name, build)
+    builders: dict[Any, partial[Rule]] = {}
+    for cell in cells:
+        name, numbers = parse_call(cell.rule)
+        build, (complete,) = rule_builder(name, [numbers], model.is_adapter, cell.num_clients)
+        build = builders.setdefault((name, *build.keywords.values()), build)
         found.append((RuleCall(name, build, complete), check_rule(name, build, complete, asked)))
     return found
 
@@ -412,11 +416,11 @@ def _updates(leaves: Tree, clients: int, classes: int) -> Updates:
 
 def _rule_groups(rules: Sequence[RuleCall]) -> list[RuleGroup]:
     groups = []
-    for name in dict.fromkeys(rule.name for rule in rules):
-        members = [index for index, rule in enumerate(rules) if rule.name == name]
+    for build in dict.fromkeys(rule.build for rule in rules):
+        members = [index for index, rule in enumerate(rules) if rule.build is build]
         first = rules[members[0]]
         hyper = {key: np.array([rules[i].numbers[key] for i in members], np.float32) for key in first.numbers}
-        groups.append(RuleGroup(first.build, np.array(members), hyper))
+        groups.append(RuleGroup(build, np.array(members), hyper))
     return groups
 
 

@@ -7,6 +7,7 @@ import toy
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.storage import checkpoint
 
 BAG = ("model=bag", "rounds=2")
 
@@ -86,6 +87,27 @@ def test_an_objective_leaves_the_words_of_others_alone_or_moves_them(config, tmp
     for one, other in zip(*leaves, strict=True):
         # Rows at rest are brought forward by a power of a matrix in one run, step by step in the other.
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def leaves_of(out, programs, clients):
+    """Of the only cell with so many clients: its global leaves and its rule's state."""
+    cells = [pair for program in programs for pair in zip(program.cells, program.identities, strict=True)]
+    ((_, identity),) = [(cell, identity) for cell, identity in cells if cell.num_clients == clients]
+    return checkpoint.restore(out / "checkpoints", [identity], out / "damaged")[identity].leaves
+
+
+@pytest.mark.parametrize("rule", ["scaffold", "afl", "mine:last_seen"])
+def test_a_state_of_each_client_is_of_the_cells_own_clients(config, tmp_path, rule):
+    """Three clients, alone and beside a cell of ten."""
+    study, found = (*BAG, f"rule={rule}", "partition.kind=iid"), []
+    for clients in ("num_clients=3", "grid.num_clients=[3, 10]"):
+        out = tmp_path / str(len(found))
+        toy.execute(config, out, *study, clients)
+        found.append(leaves_of(out, toy.study(config, *study, clients)[1], 3))
+    alone, beside = found
+    assert {name: leaf.shape for name, leaf in alone.items()} == {name: leaf.shape for name, leaf in beside.items()}
+    for name, leaf in alone.items():
+        np.testing.assert_allclose(beside[name], leaf, rtol=1e-4, atol=1e-6)  # sums in another order
 
 
 @pytest.mark.parametrize(
