@@ -574,13 +574,17 @@ def test_a_rule_may_remember_every_client(config, tmp_path):
     """Some of three and of five clients take part; the state of the others stays as it was, to the bit."""
     study = (*STUDY, "rule=mine:last_seen", "participation=0.4")
     _, (program,) = toy.study(config, *study)
-    before = [np.asarray(leaf) for leaf in jax.tree.leaves(program.engine.init_rules(program.initial()[0]))]
     toy.execute(config, tmp_path / "out", *study)
-    _, leaves = toy.stored(tmp_path / "out", [program])
-    globals_, state = leaves[: len(before)], leaves[len(before) :]
+    stored = checkpoint.restore(tmp_path / "out" / "checkpoints", program.identities, tmp_path)
     seen = {(job.cell, job.client) for round_ in (1, 2, 3) for job in plan_round(program, round_)[0]}
     assert 2 < len(seen) < 8
-    for first, last, global_ in zip(before, state, globals_, strict=True):
-        assert first.shape[:2] == (2, 5)
-        assert {at for at in np.ndindex(2, 5) if not np.array_equal(first[at], last[at])} == seen
-        np.testing.assert_allclose(global_, np.asarray(last).mean(axis=1), rtol=1e-6, atol=1e-7)
+    start = checkpoint.flat({"rule": program.initial()[0]})
+    for index, (cell, identity) in enumerate(zip(program.cells, program.identities, strict=True)):
+        leaves = stored[identity].leaves
+        for name in start:
+            state, before = leaves[name], np.asarray(start[name])[index]
+            assert len(state) == cell.num_clients
+            changed = {(index, client) for client, own in enumerate(state) if not np.array_equal(own, before)}
+            assert changed == {job for job in seen if job[0] == index}
+            mean = leaves[name.replace("rule", "globals", 1)]
+            np.testing.assert_allclose(mean, state.mean(axis=0), rtol=1e-6, atol=1e-7)
