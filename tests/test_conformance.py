@@ -31,6 +31,8 @@ from packed import (
 
 from fedjax_paradox.federated import methods, objectives, rules
 
+pytestmark = pytest.mark.conformance
+
 # Leaves change by about their own size. Float32 rounds each to 6e-8 of its size in every one of some ten steps of each
 # of three rounds; momentum and repeated server steps multiply that by ten at most.
 TOLERANCE = 1e-5

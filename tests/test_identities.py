@@ -31,6 +31,8 @@ from fedjax_paradox.federated.local import Local, local_update, merged, sgd
 from fedjax_paradox.federated.rules import combine
 from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
 
+pytestmark = pytest.mark.conformance
+
 STEPS = 10  # at most, of any job
 
 
