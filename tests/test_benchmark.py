@@ -235,8 +235,8 @@ def test_the_rivals_round_is_ours(files: tuple[str, str], tmp_path: Path) -> Non
     program = one.program
     start = program.initial()[0]
     run(one.experiment, [program], tmp_path / "run", lambda event: None)  # noqa: ARG005
-    with checkpoint.checkpoints(tmp_path / "run" / "checkpoints" / "0", 2) as manager:
-        _, (leaves, _) = checkpoint.restore(manager, (start, program.engine.init_rules(start)))
+    (stored,) = checkpoint.restore(tmp_path / "run" / "checkpoints", program.identities, tmp_path).values()
+    leaves = checkpoint.stacked([stored.leaves], {"globals": start})["globals"]
 
     cnn = rival.build(program)
     begin = {name: torch.tensor(leaf) for name, leaf in in_pytorch(start).items()}

@@ -374,7 +374,8 @@ def test_distilbert_lora_round_under_fedavg_and_fedavgw(tmp_path: Path) -> None:
     model = transformer(checkpoint, frozen, CLASSES, lora_rank=8, lora_alpha=16.0, **rates)
     start = random_start(model)
 
-    module = pytorch_distilbert(tmp_path)
+    # In float64: AdamW magnifies the rounding of small gradients, and PyTorch's own would count as ours.
+    module = pytorch_distilbert(tmp_path).double()
     leaves, results = distilbert_leaves(module), []
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     assert {id(parameter) for parameter, _ in leaves.values()} == set(map(id, trained))
