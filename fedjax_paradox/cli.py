@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -183,8 +182,9 @@ def _writable(folder: Path) -> bool:
     """Whether programs can be kept there; else a line says that they are not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            file.write(bytes(1))
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(bytes(1))
+        probe.unlink()
     except OSError as error:
         log.warning("the cache %s cannot be written (%s): nothing is kept there", folder, error.strerror)
         return False
