@@ -109,6 +109,7 @@ def limited(cache: Path, size: int) -> None:
     """Makes the corpus where no file can grow beyond `size` bytes, as on a disk without room."""
     import resource
 
+    sys.dont_write_bytecode = True  # or what is imported from here on is kept cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     logging.basicConfig(stream=sys.stdout, level=logging.WARNING)
     os._exit(0 if corpus(cache)[2] == 5 else 1)
@@ -177,7 +178,9 @@ def test_a_warning_is_all_that_a_full_disk_prints(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from fedjax_paradox.cachefiles import keep; import numpy as np;"
         "keep(Path(sys.argv[1]) / 'x', lambda file: np.savez(file, a=np.zeros(9000), b=np.zeros(9000)))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    # Without bytecode, which the limit would cut short for everybody who imports the package next.
+    command = [sys.executable, "-B", "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr.count("\n") == 1, done.stderr
     assert "cannot be written (File too large)" in done.stderr
     assert not list(tmp_path.iterdir())

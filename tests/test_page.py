@@ -392,13 +392,15 @@ def test_hostile_names_are_text_in_latex(named):
 
 @contextmanager
 def full_disk(size):
-    """No file can grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """No file can grow beyond so many bytes. No bytecode is kept, or it would be cut short for whoever imports next."""
+    before, keeps = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = keeps
 
 
 @pytest.mark.parametrize("size", [1000, 20_000, 60_000])
