@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_paradox.clients import divide, read_texts
 from fedjax_paradox.config import Cell, TextCNN, parse_call
 from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
@@ -17,7 +18,6 @@ from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.extensions import rule_builder
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.types import Participants
-from fedjax_paradox.program import divide, read_texts
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import folder
 

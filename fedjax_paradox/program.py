@@ -16,22 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_paradox.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, identity, parse_call, structure
-from fedjax_paradox.data import partition as split
-from fedjax_paradox.data.corpus import Corpus, Texts, check_token_ids, load_texts, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.extensions import (
     check_counts,
     check_model,
     check_objective,
-    check_partition,
     check_rule,
     is_alone,
     objective_builder,
     rule_builder,
 )
-from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
 from fedjax_paradox.federated.lanes import Data, Training, is_sparse
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
@@ -46,15 +44,6 @@ from fedjax_paradox.registry import resolve, source_digest
 LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")
 
 
-class Clients(NamedTuple):
-    """One cell's clients: K row-index arrays each, class counts i64[K, C], and who can take part."""
-
-    train: split.Partition
-    holdout: split.Partition
-    class_counts: np.ndarray
-    available: np.ndarray
-
-
 class Twin(NamedTuple):
     """A cell that is the same run as one of a program's cells by construction: it is not trained, but reported."""
 
@@ -64,23 +53,12 @@ class Twin(NamedTuple):
 
 
 class RuleCall(NamedTuple):
-    """A cell's rule: its name, the function that makes it, and what numbers that is given."""
+    """A cell's rule: its name, the function that makes it, and the numbers that it is given."""
 
     name: str
     build: Callable[..., Rule]
     numbers: dict[str, float]
-
-    def first(self) -> Rule:
-        """The rule itself, for what does not depend on its leaves."""
-        return self.build(**{name: jnp.float32(number) for name, number in self.numbers.items()})
-
-
-class Attending(NamedTuple):
-    """A client that takes part in a round, or what stands for all of them."""
-
-    client: int
-    rows: np.ndarray  # i[n], train rows
-    class_counts: np.ndarray  # i64[C]
+    rule: Rule  # what it makes of them
 
 
 class Program(NamedTuple):
@@ -161,30 +139,12 @@ def _order(cell: Cell) -> tuple:
     return cell.model, cell.corpus.name, cell.rule, *numbers, cell.name
 
 
-def read_texts(cache_folder: Path, corpus: Any) -> Texts:
-    """Texts and labels of a `Cell.corpus`; InputError as from `load_texts`."""
-    files = (corpus.files.train, corpus.files.test) if corpus.files.train or corpus.files.test else None
-    return load_texts(
-        corpus.name,
-        files=files,
-        subset=corpus.subset,
-        splits=(corpus.splits.train, corpus.splits.test),
-        text_column=corpus.text_column,
-        label_column=corpus.label_column,
-        classes=corpus.classes,
-        train_rows=corpus.train_rows,
-        test_rows=corpus.test_rows,
-        seed=corpus.seed,
-        cache=cache_folder,
-    )
-
-
 def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_folder: Path) -> Program:
     shared = cells[0]
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
     rules = _rules(cells, model, len(corpus.classes))
-    training = _training(shared, model, rules[0][0], len(corpus.classes))
+    training = _training(shared, model, rules[0][0].rule, len(corpus.classes))
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
@@ -214,12 +174,12 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _training(shared: Cell, model: Model, rule: RuleCall, classes: int) -> Training:
+def _training(shared: Cell, model: Model, rule: Rule, classes: int) -> Training:
     """What is structure in the local updates of cells that share a program."""
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), _leaves(model), classes)
-    own, method = tuple(sorted(numbers)), rule.first().local or Local()
+    own, method = tuple(sorted(numbers)), rule.local or Local()
     training = Training(model.apply, objective, shared.local.optimizer, None, own, method)
     return training._replace(table=model.table if is_sparse(training) else None)
 
@@ -239,7 +199,10 @@ def part(program: Program, chosen: Sequence[int]) -> Program:
         engine=engine,
         hyper=engine.replicate(hyper),
         predicted=_predicted_rows(program.protocols, clients, program.corpus),
-        slots=max(len(attending(*each, 1)) for each in zip(cells, clients, rules, strict=True)),
+        slots=max(
+            len(attending(cell, one, call.rule.pooled, 1))
+            for cell, one, call in zip(cells, clients, rules, strict=True)
+        ),
     )
 
 
@@ -348,34 +311,6 @@ def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> 
     return check_model(spec.architecture, partial(build, **arguments), num_classes, spec.max_length)
 
 
-def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
-    """Which rows each client of a cell trains on and keeps out; needs labels alone.
-
-    Raises:
-      InputError: the partition cannot be made, or no client has enough rows to take part.
-    """
-    make = resolve("partition.kind", cell.partition.kind, split.PARTITIONERS)
-    division = partial(
-        make,
-        labels=corpus.train_labels,
-        num_clients=cell.num_clients,
-        alpha=cell.alpha,
-        seed=cell.partition_seed,
-        shards_per_client=cell.partition.shards_per_client,
-    )
-    rows = check_partition(cell.partition.kind, division, cell.num_clients, len(corpus.train_labels))
-    rows = split.repair_minimum(rows, cell.partition.min_client_rows, cell.partition_seed)
-    train, holdout = split.split_holdout(rows, cell.partition.holdout_fraction, cell.partition_seed)
-    counts = split.class_counts(train, corpus.train_labels, len(corpus.classes))
-    available = np.flatnonzero(counts.sum(axis=1) >= cell.min_participant_rows)
-    if len(available) == 0:
-        raise InputError(
-            f"cell {cell.name}: no client has min_participant_rows={cell.min_participant_rows} train rows "
-            f"(the largest has {counts.sum(axis=1).max()}); lower it"
-        )
-    return Clients(train, holdout, counts, available)
-
-
 def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:
     """Every cell's (name, function, numbers), and its computation as text.
 
@@ -388,7 +323,9 @@ def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[Rule
         name, numbers = parse_call(cell.rule)
         build, (complete,) = rule_builder(name, [numbers], model.is_adapter, cell.num_clients)
         build = builders.setdefault((name, *build.keywords.values()), build)
-        found.append((RuleCall(name, build, complete), check_rule(name, build, complete, asked)))
+        told = check_rule(name, build, complete, asked)
+        rule = build(**{key: jnp.float32(number) for key, number in complete.items()})
+        found.append((RuleCall(name, build, complete, rule), told))
     return found
 
 
@@ -434,12 +371,3 @@ def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients
             for rows in getattr(one, kind):
                 needed[rows] = True
     return np.flatnonzero(needed).astype(np.int32)
-
-
-def attending(cell: Cell, clients: Clients, rule: RuleCall, round_: int) -> list[Attending]:
-    """Who takes part in a round of a cell, by ascending client."""
-    if rule.first().pooled:
-        rows = np.concatenate([clients.train[client] for client in clients.available])
-        return [Attending(0, rows, clients.class_counts[clients.available].sum(axis=0))]
-    chosen = schedule.sample_clients(clients.available, cell.participation, cell.seed, round_)
-    return [Attending(int(client), clients.train[client], clients.class_counts[client]) for client in chosen]

@@ -4,10 +4,11 @@ from collections.abc import Collection
 
 import numpy as np
 
+from fedjax_paradox.clients import Attending, attending
 from fedjax_paradox.evaluation.protocols import View
 from fedjax_paradox.federated import schedule
 from fedjax_paradox.federated.types import Participants, Tree
-from fedjax_paradox.program import Attending, Program, attending
+from fedjax_paradox.program import Program
 
 
 def job_lengths(program: Program) -> list[int]:
@@ -20,7 +21,7 @@ def job_lengths(program: Program) -> list[int]:
 
 
 def _attending(program: Program, index: int, round_: int) -> list[Attending]:
-    return attending(program.cells[index], program.clients[index], program.rules[index], round_)
+    return attending(program.cells[index], program.clients[index], program.rules[index].rule.pooled, round_)
 
 
 def plan_round(

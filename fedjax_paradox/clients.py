@@ -1,0 +1,87 @@
+"""Which texts a cell reads, which client holds which of their rows, and who takes part in a round: NumPy alone."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_paradox.config import Cell
+from fedjax_paradox.data import partition as split
+from fedjax_paradox.data.corpus import Corpus, Texts, load_texts
+from fedjax_paradox.errors import InputError
+from fedjax_paradox.extensions import check_partition
+from fedjax_paradox.federated import schedule
+from fedjax_paradox.registry import resolve
+
+
+class Clients(NamedTuple):
+    """One cell's clients: K row-index arrays each, class counts i64[K, C], and who can take part."""
+
+    train: split.Partition
+    holdout: split.Partition
+    class_counts: np.ndarray
+    available: np.ndarray
+
+
+class Attending(NamedTuple):
+    """A client that takes part in a round, or what stands for all of them."""
+
+    client: int
+    rows: np.ndarray  # i[n], train rows
+    class_counts: np.ndarray  # i64[C]
+
+
+def read_texts(cache_folder: Path, corpus: Any) -> Texts:
+    """Texts and labels of a `Cell.corpus`; InputError as from `load_texts`."""
+    files = (corpus.files.train, corpus.files.test) if corpus.files.train or corpus.files.test else None
+    return load_texts(
+        corpus.name,
+        files=files,
+        subset=corpus.subset,
+        splits=(corpus.splits.train, corpus.splits.test),
+        text_column=corpus.text_column,
+        label_column=corpus.label_column,
+        classes=corpus.classes,
+        train_rows=corpus.train_rows,
+        test_rows=corpus.test_rows,
+        seed=corpus.seed,
+        cache=cache_folder,
+    )
+
+
+def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
+    """Which rows each client of a cell trains on and keeps out; needs labels alone.
+
+    Raises:
+      InputError: the partition cannot be made, or no client has enough rows to take part.
+    """
+    make = resolve("partition.kind", cell.partition.kind, split.PARTITIONERS)
+    division = partial(
+        make,
+        labels=corpus.train_labels,
+        num_clients=cell.num_clients,
+        alpha=cell.alpha,
+        seed=cell.partition_seed,
+        shards_per_client=cell.partition.shards_per_client,
+    )
+    rows = check_partition(cell.partition.kind, division, cell.num_clients, len(corpus.train_labels))
+    rows = split.repair_minimum(rows, cell.partition.min_client_rows, cell.partition_seed)
+    train, holdout = split.split_holdout(rows, cell.partition.holdout_fraction, cell.partition_seed)
+    counts = split.class_counts(train, corpus.train_labels, len(corpus.classes))
+    available = np.flatnonzero(counts.sum(axis=1) >= cell.min_participant_rows)
+    if len(available) == 0:
+        raise InputError(
+            f"cell {cell.name}: no client has min_participant_rows={cell.min_participant_rows} train rows "
+            f"(the largest has {counts.sum(axis=1).max()}); lower it"
+        )
+    return Clients(train, holdout, counts, available)
+
+
+def attending(cell: Cell, clients: Clients, pooled: bool, round_: int) -> list[Attending]:
+    """Who takes part in a round of a cell, by ascending client; pooled: one that holds the rows of all."""
+    if pooled:
+        rows = np.concatenate([clients.train[client] for client in clients.available])
+        return [Attending(0, rows, clients.class_counts[clients.available].sum(axis=0))]
+    chosen = schedule.sample_clients(clients.available, cell.participation, cell.seed, round_)
+    return [Attending(int(client), clients.train[client], clients.class_counts[client]) for client in chosen]
