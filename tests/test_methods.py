@@ -89,6 +89,21 @@ def test_an_objective_leaves_the_words_of_others_alone_or_moves_them(config, tmp
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_leaf_that_is_not_trained_stays_as_it_was(config, tmp_path):
+    """To the bit, in spite of weight decay; the other leaf moves. One client: a mean of equal leaves would round."""
+    (config.parent / "half.py").write_text(
+        "from fedjax_paradox.federated.types import Local\n\n\ndef head_alone():\n"
+        "    return Local(trains=lambda path: path[0].key == 'head')\n"
+    )
+    study = (*BAG, "num_clients=1", "local.weight_decay=0.1", "local.objective=half:head_alone")
+    _, programs = toy.study(config, *study)
+    toy.execute(config, tmp_path, *study)
+    start = programs[0].initial()[0]
+    adapter, head = toy.stored(tmp_path, programs)[1]
+    np.testing.assert_array_equal(adapter, start["adapter"])
+    assert np.abs(head - start["head"]).max() > 1e-3
+
+
 def leaves_of(out, programs, clients):
     """Of the only cell with so many clients: its global leaves and its rule's state."""
     cells = [pair for program in programs for pair in zip(program.cells, program.identities, strict=True)]
