@@ -91,10 +91,11 @@ def run(
     # JAX takes seconds to import, and a mistake in the config should not wait for it.
     import jax
 
-    from fedjax_paradox import display, hosts
-    from fedjax_paradox.plan import plan
-    from fedjax_paradox.program import prepare
-    from fedjax_paradox.run import begin, train
+    from fedjax_paradox.sweep import hosts
+    from fedjax_paradox.sweep.plan import plan
+    from fedjax_paradox.sweep.program import prepare
+    from fedjax_paradox.sweep.run import begin, train
+    from fedjax_paradox.terminal import display
 
     cache = cache_folder()
     if _writable(cache):
@@ -133,12 +134,13 @@ def audit(
 ) -> None:
     """Say what partitions, protocols and rules decide before any training: equal scores, noise, weights."""
     experiment = load(config, overrides or [])
-    from fedjax_paradox import audits, display_audit
+    from fedjax_paradox.sweep import audits
+    from fedjax_paradox.terminal import audit as audit_text
 
     every, theirs = cells(experiment), audits.in_output_folder(config)
     for line in audits.not_run(every) if theirs else ():
         typer.echo(f"note: {printable(line)}", err=True)
-    typer.echo(display_audit.report(audits.audit(every, cache_folder(), own_code=not theirs)))
+    typer.echo(audit_text.report(audits.audit(every, cache_folder(), own_code=not theirs)))
 
 
 @app.command()

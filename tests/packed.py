@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from toy import compilation_cached
 
-from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
-from fedjax_paradox.federated.lanes import Data, Training
 from fedjax_paradox.federated.local import Local
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.packing.lanes import Data, Training
 from fedjax_paradox.federated.types import Hyper, Participants
 
 WORDS, WIDTH, CLASSES, LENGTH, BATCH, CLIENTS, SLOTS, LANES, ROUNDS = 11, 3, 3, 4, 4, 7, 5, 3, 3

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_paradox.audits import audit
 from fedjax_paradox.config import Cell, cells, identity, load, to_yaml
 from fedjax_paradox.evaluation.mixtures import EVALUATIONS, Setting
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import folder, results
+from fedjax_paradox.sweep.audits import audit
 
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 

@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedjax_paradox import display_audit
-from fedjax_paradox.audits import audit, in_output_folder, not_run, rule_weights
 from fedjax_paradox.cli import app
 from fedjax_paradox.config import cells, load
 from fedjax_paradox.data.partition import class_counts, dirichlet_partition
@@ -32,8 +30,10 @@ from fedjax_paradox.evaluation.mixtures import (
 )
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, View
 from fedjax_paradox.federated.methods import RULES, weighted_mean
-from fedjax_paradox.program import prepare
 from fedjax_paradox.storage import folder
+from fedjax_paradox.sweep.audits import audit, in_output_folder, not_run, rule_weights
+from fedjax_paradox.sweep.program import prepare
+from fedjax_paradox.terminal import audit as audit_text
 
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -516,6 +516,6 @@ def test_names_are_inert_on_a_terminal(tmp_path):
     config = tmp_path / "config.yaml"
     files = f"{{train: {tmp_path}/train.jsonl, test: {tmp_path}/test.jsonl}}"
     config.write_text(f"name: x\ncorpus: {{files: {files}}}\nnum_clients: 3\n")
-    said = display_audit.report(audit(cells(load(config)), tmp_path / "cache"))
+    said = audit_text.report(audit(cells(load(config)), tmp_path / "cache"))
     assert not [letter for letter in said if unicodedata.category(letter)[0] == "C" and letter != "\n"]
     assert "\\x1b[31mred\\u202edlo[/x]\\r" in said.replace("\n", "")

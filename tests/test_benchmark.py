@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_paradox.run import run
 from fedjax_paradox.storage import checkpoint
+from fedjax_paradox.sweep.run import run
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "benchmark"
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from fedjax_paradox import config
+from fedjax_paradox.analysis.claims import BY_CONSTRUCTION, CONTRADICTED, NO_DATA, SUPPORTED, UNDECIDED, judge, load
+from fedjax_paradox.analysis.runs import RUN, Known, measures
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.claims import BY_CONSTRUCTION, CONTRADICTED, NO_DATA, SUPPORTED, UNDECIDED, judge, load
-from fedjax_paradox.report.runs import RUN, Known, measures
 from fedjax_paradox.storage import results
 
 ROOT = Path(__file__).parent.parent

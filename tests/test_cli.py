@@ -13,13 +13,14 @@ import pytest
 import toy
 from rich.console import Console
 
-from fedjax_paradox import cli, display
+from fedjax_paradox import cli
 from fedjax_paradox.config import cells, content_hash, load
 from fedjax_paradox.evaluation.fairness import summarise
-from fedjax_paradox.program import prepare
-from fedjax_paradox.run import Finished, Started, Trained
 from fedjax_paradox.storage import folder, results
 from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.sweep.program import prepare
+from fedjax_paradox.sweep.run import Finished, Started, Trained
+from fedjax_paradox.terminal import display
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

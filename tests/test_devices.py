@@ -11,8 +11,8 @@ import chex
 import pytest
 import toy
 
-from fedjax_paradox.run import Finished, run
 from fedjax_paradox.storage import results
+from fedjax_paradox.sweep.run import Finished, run
 
 STUDY = ("grid.model=[textcnn, bag]", "rounds=2", "lanes=5")
 
@@ -20,8 +20,8 @@ STUDY = ("grid.model=[textcnn, bag]", "rounds=2", "lanes=5")
 CHILD = """
 import json, os, sys
 import jax
-from fedjax_paradox import hosts
-from fedjax_paradox.run import Finished, run
+from fedjax_paradox.sweep import hosts
+from fedjax_paradox.sweep.run import Finished, run
 import toy
 
 config, out, overrides, stop, processes = json.loads(sys.argv[1])

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import RuleGroup, build_engine, predict
-from fedjax_paradox.federated.lanes import Data, Training
+from fedjax_paradox.federated import rules
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine, predict
+from fedjax_paradox.federated.packing.lanes import Data, Training
 from fedjax_paradox.federated.sparse import Sum
 from fedjax_paradox.federated.types import Hyper, Participants
 

@@ -4,7 +4,7 @@ import pytest
 import toy
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.plan import plan
+from fedjax_paradox.sweep.plan import plan
 
 BAD = '''
 import jax
@@ -217,7 +217,7 @@ def test_sizes_are_refused_before_anything_of_them_is_allocated(config, settings
 
 def test_a_local_update_has_an_end(config, monkeypatch):
     """Steps are counted in 24 bits, beyond which the embedding table would be wrong without a word."""
-    from fedjax_paradox import plan as planning
+    from fedjax_paradox.sweep import plan as planning
 
     experiment, programs = toy.study(config, "local.batch_size=1", "local.epochs=10000")
     assert planning.plan(experiment, programs[0]).steps == 10_000 * 50

@@ -17,11 +17,12 @@ import pytest
 from checkpoints import random_checkpoint
 from flax import traverse_util
 
-from fedjax_paradox.federated import rules, schedule
-from fedjax_paradox.federated.engine import RuleGroup, build_engine
-from fedjax_paradox.federated.lanes import Data, Training
+from fedjax_paradox.federated import rules
 from fedjax_paradox.federated.local import OPTIMIZERS, local_step, optimizer_of
 from fedjax_paradox.federated.objectives import cross_entropy, fedprox
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine
+from fedjax_paradox.federated.packing.lanes import Data, Training
 from fedjax_paradox.federated.types import Client, Hyper, Participants
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer

@@ -7,9 +7,9 @@ import jax
 import pytest
 import toy
 
-from fedjax_paradox import plan
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.sweep import plan
 
 STUDY = ("grid.seed=[1, 2]", "rounds=1", "num_clients=3")
 

@@ -13,8 +13,8 @@ import toy
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
-from fedjax_paradox.program import resolve
-from fedjax_paradox.rounds import job_lengths, measure, plan_round, predict_batches
+from fedjax_paradox.sweep.program import resolve
+from fedjax_paradox.sweep.rounds import job_lengths, measure, plan_round, predict_batches
 
 TRAIN, TEST = 60, 24
 

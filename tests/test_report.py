@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic
 
+from fedjax_paradox.analysis.folders import labelled, read_folders
+from fedjax_paradox.analysis.runs import measures, pick
 from fedjax_paradox.config import load
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
 from fedjax_paradox.report import drawing, figures, markup, tables
 from fedjax_paradox.report.content import gather
-from fedjax_paradox.report.folders import labelled, read_folders
-from fedjax_paradox.report.runs import measures, pick
 from fedjax_paradox.report.tables import Table
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results

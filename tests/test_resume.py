@@ -9,8 +9,8 @@ import pytest
 import toy
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.run import Finished, Started
 from fedjax_paradox.storage import cells, results
+from fedjax_paradox.sweep.run import Finished, Started
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -157,7 +157,7 @@ def test_the_source_of_a_persons_own_function_is_part_of_a_run(config, tmp_path,
 
 
 def test_another_environment_is_told_in_one_line(config, copy, monkeypatch, caplog):
-    from fedjax_paradox import run
+    from fedjax_paradox.sweep import run
 
     here = run.surroundings()
     there = {**here, "packages": {**here["packages"], "jax": "9.9"}, "devices": ["TPU v9"]}

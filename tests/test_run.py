@@ -22,9 +22,9 @@ import toy
 
 from fedjax_paradox.config import to_yaml
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.rounds import plan_round
-from fedjax_paradox.run import Diverged, Finished, Started, Trained, begin, run, train
 from fedjax_paradox.storage import cells, checkpoint, results
+from fedjax_paradox.sweep.rounds import plan_round
+from fedjax_paradox.sweep.run import Diverged, Finished, Started, Trained, begin, run, train
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
 
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=12)
 

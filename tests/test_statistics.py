@@ -5,9 +5,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.runs import MEASURES, RUN, Known, measures, pick
-from fedjax_paradox.report.statistics import (
+from fedjax_paradox.analysis.runs import MEASURES, RUN, Known, measures, pick
+from fedjax_paradox.analysis.statistics import (
     BOOTSTRAP_FROM,
     Unmatched,
     interval,
@@ -15,6 +14,7 @@ from fedjax_paradox.report.statistics import (
     possible,
     variance_shares,
 )
+from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import results
 
 FACTS = {

@@ -12,9 +12,9 @@ import pyarrow as pa
 from jax.experimental.compilation_cache import compilation_cache
 
 from fedjax_paradox.config import Experiment, cells, load
-from fedjax_paradox.program import Program, prepare
-from fedjax_paradox.run import run
 from fedjax_paradox.storage import checkpoint
+from fedjax_paradox.sweep.program import Program, prepare
+from fedjax_paradox.sweep.run import run
 
 WORDS = {
     "apple": ("red", "green", "sweet", "tree", "fruit"),

@@ -19,8 +19,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
 
-from fedjax_paradox.program import Program
-from fedjax_paradox.rounds import plan_round, predict_batches
+from fedjax_paradox.sweep.program import Program
+from fedjax_paradox.sweep.rounds import plan_round, predict_batches
 
 Weights = dict[str, torch.Tensor]
 

@@ -13,7 +13,7 @@ from flops import ENCODERS, full_row_flops, lora_row_flops
 from work import Child, Settings, Study, in_child, interleaved, our_rounds, recorded, say, study, timed, work_of
 
 from fedjax_paradox.data.partition import dirichlet_partition
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
 
 # Products of the sizes that the encoders have, and square ones.
 SHAPES = ((1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (2048, 2048, 2048))

@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 from fedjax_paradox.config import Experiment, cells, load
 from fedjax_paradox.data.corpus import load_texts
 from fedjax_paradox.data.text import build_vocabulary
-from fedjax_paradox.program import Program, prepare
-from fedjax_paradox.rounds import plan_round
-from fedjax_paradox.run import Finished, run
+from fedjax_paradox.sweep.program import Program, prepare
+from fedjax_paradox.sweep.rounds import plan_round
+from fedjax_paradox.sweep.run import Finished, run
 
 HERE = Path(__file__).parent
 COMPILATION = "/jax/core/compile/backend_compile_duration"

@@ -116,7 +116,7 @@ def _tokens(cache: Path) -> Any:
 
 def _reported(folder: Path) -> Any:
     """What a report takes from the config and the record."""
-    from fedjax_paradox.report.folders import read_folders
+    from fedjax_paradox.analysis.folders import read_folders
 
     read = read_folders([folder]).folders[0]
     return read.experiment.model_dump(), read.record

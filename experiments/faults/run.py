@@ -42,8 +42,8 @@ SECTIONS = {
 OWED = ("kills", "cache")
 # Imported once, before any child; the package itself imports them late.
 MODULES = (
-    *("cli", "display", "hosts", "plan", "program", "run", "audits", "display_audit", "report.page"),
-    *("data.corpus", "models.pretrained", "storage.checkpoint"),
+    *("cli", "terminal.display", "terminal.audit", "report.page", "data.corpus", "models.pretrained"),
+    *("sweep.hosts", "sweep.plan", "sweep.program", "sweep.run", "sweep.audits", "storage.checkpoint"),
 )
 
 

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fedjax_paradox.audits import Audit
+from fedjax_paradox.analysis import claims, statistics
+from fedjax_paradox.analysis.folders import Reading, labelled, read_folders, same_runs
+from fedjax_paradox.analysis.runs import measures, pick, spelled
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.audit import Finding
-from fedjax_paradox.report import claims, origin, statistics, tables
+from fedjax_paradox.report import origin, tables
 from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview
-from fedjax_paradox.report.folders import Reading, labelled, read_folders, same_runs
 from fedjax_paradox.report.pictures import Picture, pictures
-from fedjax_paradox.report.runs import measures, pick, spelled
 from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.report.view import look
+from fedjax_paradox.sweep.audits import Audit
 from fedjax_paradox.text import printable
 
 METHODS = (

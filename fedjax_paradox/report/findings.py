@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.audits import Audit, audit, not_run
+from fedjax_paradox.analysis.folders import Folder, Reading
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.folders import Folder, Reading
 from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.storage.folder import CONFIG
+from fedjax_paradox.sweep.audits import Audit, audit, not_run
 
 ANY = "any"  # the protocol of findings that hold under all of them
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fedjax_paradox.analysis.folders import Folder, Reading
 from fedjax_paradox.config import cells, to_yaml
 from fedjax_paradox.report.findings import train_rows
-from fedjax_paradox.report.folders import Folder, Reading
 from fedjax_paradox.report.tables import number
 from fedjax_paradox.storage.cells import NOBODY, Entry
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.report.runs import Known
-from fedjax_paradox.report.statistics import SETTING, Estimate, Shares, interval, possible, variance_shares
+from fedjax_paradox.analysis.runs import Known
+from fedjax_paradox.analysis.statistics import SETTING, Estimate, Shares, interval, possible, variance_shares
 
 MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
 NONE = "–"  # where no client has an accuracy

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fedjax_paradox.audits import Audit
-from fedjax_paradox.report.runs import ends
+from fedjax_paradox.analysis.runs import ends
 from fedjax_paradox.report.tables import Row
+from fedjax_paradox.sweep.audits import Audit
 
 PREFERRED = "label_matched"  # one and the same measurement for every model
 

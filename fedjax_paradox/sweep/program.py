@@ -16,12 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, identity, parse_call, structure
 from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
-from fedjax_paradox.extensions import (
+from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.packing.lanes import Data, Training, is_sparse
+from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
+from fedjax_paradox.models.base import Model
+from fedjax_paradox.models.distilbert import transformer
+from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.models.pretrained import load_checkpoint
+from fedjax_paradox.models.textcnn import textcnn
+from fedjax_paradox.registry import resolve, source_digest
+from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
+from fedjax_paradox.sweep.extensions import (
     check_counts,
     check_model,
     check_objective,
@@ -30,15 +39,6 @@ from fedjax_paradox.extensions import (
     objective_builder,
     rule_builder,
 )
-from fedjax_paradox.federated.engine import Engine, RuleGroup, build_engine
-from fedjax_paradox.federated.lanes import Data, Training, is_sparse
-from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
-from fedjax_paradox.models.base import Model
-from fedjax_paradox.models.distilbert import transformer
-from fedjax_paradox.models.download import find_checkpoint, weights_digest
-from fedjax_paradox.models.pretrained import load_checkpoint
-from fedjax_paradox.models.textcnn import textcnn
-from fedjax_paradox.registry import resolve, source_digest
 
 # Settings of `local` that are numbers of `Hyper`.
 LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")

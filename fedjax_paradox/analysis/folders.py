@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from fedjax_paradox.analysis.opening import FACTS, Folder, open_folder
+from fedjax_paradox.analysis.runs import Known
 from fedjax_paradox.config import Cell, Corpus, Local, Partition
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.opening import FACTS, Folder, open_folder
-from fedjax_paradox.report.runs import Known
 from fedjax_paradox.storage import results
 from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.text import printable

@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 import numpy as np
 
-from fedjax_paradox.clients import Attending, attending
 from fedjax_paradox.evaluation.protocols import View
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
-from fedjax_paradox.program import Program
+from fedjax_paradox.sweep.clients import Attending, attending
+from fedjax_paradox.sweep.program import Program
 
 
 def job_lengths(program: Program) -> list[int]:

@@ -18,10 +18,10 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.buffer import Results, by_slot, empty_results, store, summed_leaves
-from fedjax_paradox.federated.lanes import Data, Lanes, Told, Training, advance, empty_lanes
+from fedjax_paradox.federated.packing.buffer import Results, by_slot, empty_results, store, summed_leaves
+from fedjax_paradox.federated.packing.lanes import Data, Lanes, Told, Training, advance, empty_lanes
+from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.rules import combine
-from fedjax_paradox.federated.schedule import Chunk
 from fedjax_paradox.federated.types import Hyper, Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()

@@ -16,9 +16,9 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.types import Tree
-from fedjax_paradox.program import Program, own_code, part
 from fedjax_paradox.storage import cells, checkpoint, folder, results
 from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.sweep.program import Program, own_code, part
 
 
 class Part(NamedTuple):

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_paradox.clients import divide, read_texts
 from fedjax_paradox.config import Cell, TextCNN, parse_call
 from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
 from fedjax_paradox.data.sources import without_network
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
 from fedjax_paradox.evaluation.mixtures import Setting
-from fedjax_paradox.extensions import rule_builder
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import folder
+from fedjax_paradox.sweep.clients import divide, read_texts
+from fedjax_paradox.sweep.extensions import rule_builder
 
 ADAPTERS, OTHERS = "adapter leaves", "other leaves"
 # Cells that agree in these have one and the same clients and evaluation rows.

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedjax_paradox.evaluation.fairness import Summary, average, summarise
-from fedjax_paradox.plan import Plan
-from fedjax_paradox.program import Program
-from fedjax_paradox.resume import Standing
-from fedjax_paradox.run import Diverged, Event, Started, Trained
 from fedjax_paradox.storage import results
 from fedjax_paradox.storage.cells import DIVERGED, NOBODY, Entry
+from fedjax_paradox.sweep.plan import Plan
+from fedjax_paradox.sweep.program import Program
+from fedjax_paradox.sweep.resume import Standing
+from fedjax_paradox.sweep.run import Diverged, Event, Started, Trained
 from fedjax_paradox.text import printable
 
 SILENCE = 60.0  # seconds without a line in a log

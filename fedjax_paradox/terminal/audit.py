@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fedjax_paradox.audits import Audit
 from fedjax_paradox.evaluation.audit import Finding
 from fedjax_paradox.evaluation.mixtures import effective_classes
+from fedjax_paradox.sweep.audits import Audit
 from fedjax_paradox.text import printable
 
 WIDTH = 80

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_paradox.federated.local import OPTIMIZERS, Objective, local_step, merged, optimizer_of
-from fedjax_paradox.federated.schedule import Chunk
+from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.sparse import Table, empty, sparse_step
 from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, Tree
 

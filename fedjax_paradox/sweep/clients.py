@@ -10,9 +10,9 @@ from fedjax_paradox.config import Cell
 from fedjax_paradox.data import partition as split
 from fedjax_paradox.data.corpus import Corpus, Texts, load_texts
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.extensions import check_partition
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.registry import resolve
+from fedjax_paradox.sweep.extensions import check_partition
 
 
 class Clients(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtr, stdtrit
 
+from fedjax_paradox.analysis.runs import MEASURES, require
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import Summary
-from fedjax_paradox.report.runs import MEASURES, require
 
 # One value of each on a side of a comparison.
 SETTING = ("corpus", "model", "rule", "alpha", "num_clients", "protocol")

@@ -11,15 +11,15 @@ import pyarrow as pa
 
 from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated import schedule
+from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Outcome
-from fedjax_paradox.hosts import is_writer, written_by_one
-from fedjax_paradox.plan import explained, launch
-from fedjax_paradox.program import Program
-from fedjax_paradox.resume import Part, Standing, facts, look, ordered
-from fedjax_paradox.rounds import measure, plan_round, predict_batches, with_start_loss
 from fedjax_paradox.storage import cells, checkpoint, folder, results
 from fedjax_paradox.storage.provenance import surroundings
+from fedjax_paradox.sweep.hosts import is_writer, written_by_one
+from fedjax_paradox.sweep.plan import explained, launch
+from fedjax_paradox.sweep.program import Program
+from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
+from fedjax_paradox.sweep.rounds import measure, plan_round, predict_batches, with_start_loss
 
 
 class Started(NamedTuple):

@@ -11,14 +11,14 @@ import numpy as np
 
 from fedjax_paradox.config import Experiment
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated import schedule
-from fedjax_paradox.federated.buffer import Results, empty_results
-from fedjax_paradox.federated.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.local import masked_cross_entropy
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.packing.buffer import Results, empty_results
+from fedjax_paradox.federated.packing.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.types import Tree
-from fedjax_paradox.program import Program
-from fedjax_paradox.rounds import job_lengths, plan_round
+from fedjax_paradox.sweep.program import Program
+from fedjax_paradox.sweep.rounds import job_lengths, plan_round
 
 # Two cores are busy with one lane's matrix products; more lanes only cost cache. Measured, see README.
 CPU_LANES = 1

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_paradox.federated.lanes import Lanes, Training, parted, pulled
-from fedjax_paradox.federated.schedule import Chunk
+from fedjax_paradox.federated.packing.lanes import Lanes, Training, parted, pulled
+from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.sparse import Sum, add, finish, total
 from fedjax_paradox.federated.types import Hyper, Tree
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from fedjax_paradox.analysis.runs import MEASURES, RUN, ends, parse_rounds, pick, reaching
+from fedjax_paradox.analysis.statistics import SETTING, Estimate, Paired, Unmatched, paired
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.report.runs import MEASURES, RUN, ends, parse_rounds, pick, reaching
-from fedjax_paradox.report.statistics import SETTING, Estimate, Paired, Unmatched, paired
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 BY_CONSTRUCTION, NO_DATA = "decided by construction", "no data"
