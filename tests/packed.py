@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from toy import compilation_cached
 
+from fedjax_paradox.federated import trainer
+from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.local import Local
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
-from fedjax_paradox.federated.packing.lanes import Data, Training
+from fedjax_paradox.federated.trainer import Data, Training
 from fedjax_paradox.federated.types import Hyper, Participants
 
 WORDS, WIDTH, CLASSES, LENGTH, BATCH, CLIENTS, SLOTS, LANES, ROUNDS = 11, 3, 3, 4, 4, 7, 5, 3, 3
@@ -102,9 +104,9 @@ def traced(numbers: Numbers) -> dict[str, np.ndarray]:
 def engine(rule, rule_numbers: Numbers, objective: str, own: tuple[str, ...]) -> Engine:
     group = RuleGroup(builder(rule), np.arange(len(CELLS)), traced(rule_numbers))
     local = group.build(**{name: values[0] for name, values in group.hyper.items()}).local
-    training = Training(apply, OBJECTIVES[objective], "sgd", None, own, local or Local())
+    training = Training(apply, OBJECTIVES[objective], "sgd", own, local or Local())
     # One with the sparse table; tests/test_engine.py has it under others.
-    return build_engine(training._replace(table="table" if objective == "fedprox" else None), [group])
+    return build_engine(trainer_of(training, "table" if objective == "fedprox" else None), apply, [group])
 
 
 def numbers_of(own: Numbers, dropout: float) -> Hyper:
@@ -166,12 +168,13 @@ def rounds(
         jobs, people = jobs_of(round_)
         if chosen.needs_start_loss:
             people = with_start_loss(chosen, people, globals_, data)
-        buffer, told, weights, unweighable = chosen.begin(globals_, states, buffer, people)
+        buffer, told, unweighable = chosen.begin(globals_, states, buffer, people)
         assert not unweighable.any()
+        inputs = trainer.Round(globals_, hyper, told, {}, data)
         for chunk in schedule.chunks(jobs, LANES, round_):
-            lanes, _ = chosen.advance(lanes, globals_, hyper, told, {}, data, chunk)
-            buffer = chosen.store(buffer, lanes, globals_, hyper, weights, chunk)
-        after, next_states, outcome = chosen.aggregate(globals_, states, buffer, people, hyper)
+            lanes, _ = chosen.advance(lanes, inputs, chunk)
+            buffer = chosen.store(buffer, lanes, inputs, chunk)
+        after, next_states, outcome = chosen.aggregate(states, buffer, inputs)
         assert outcome.finite.all()
         seen.append(Round(*jax.tree.map(np.asarray, (globals_, states[0], people, after))))
         globals_, states = after, next_states

@@ -1,5 +1,6 @@
 """The packed engine against a plain sequential loop, for any lanes, chunks and cells."""
 
+from collections import Counter
 from functools import partial
 
 import chex
@@ -12,12 +13,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import rules
+from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine, predict
-from fedjax_paradox.federated.packing.lanes import Data, Training
 from fedjax_paradox.federated.sparse import Sum
+from fedjax_paradox.federated.trainer import Data, Round, Training, dense
 from fedjax_paradox.federated.types import Hyper, Participants
 
 WORDS, WIDTH, CLASSES, LENGTH, BATCH = 11, 3, 3, 4, 4
@@ -98,14 +100,15 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
     steps = np.ones(shape, np.float32)
     people = Participants(number, rows, np.zeros((*shape, CLASSES), np.float32), mask, steps, device)
     states = engine.init_rules(globals_)
-    buffer, told, weights, _ = engine.begin(globals_, states, buffer, people)
+    buffer, told, _ = engine.begin(globals_, states, buffer, people)
     trained = 0
+    inputs = Round(globals_, hyper, told, FROZEN, data)
     for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-        lanes, count = engine.advance(lanes, globals_, hyper, told, FROZEN, data, chunk)
-        buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
+        lanes, count = engine.advance(lanes, inputs, chunk)
+        buffer = engine.store(buffer, lanes, inputs, chunk)
         trained += int(count)
     assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
-    return engine.aggregate(globals_, states, buffer, people, hyper)[0], lanes, buffer
+    return engine.aggregate(states, buffer, inputs)[0], lanes, buffer
 
 
 def stack(trees):
@@ -118,8 +121,8 @@ def kept(rule):
 
 
 def engine_for(cells, table=None, rule=rules.fedavg):
-    training = Training(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer, table)
-    return build_engine(training, [RuleGroup(rule, np.arange(len(cells)), {})])
+    training = Training(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer)
+    return build_engine(trainer_of(training, table), apply, [RuleGroup(rule, np.arange(len(cells)), {})])
 
 
 def run(cells, num_lanes, rounds, table=None, rule=rules.fedavg):
@@ -205,33 +208,39 @@ def test_clients_in_another_order_with_their_own_shuffles():
         counts, nobody = np.zeros((1, 3, CLASSES), np.float32), np.zeros((1, 3), np.int32)
         people = Participants(np.array([order], np.int32), rows, counts, np.ones((1, 3), bool), rows, nobody)
         states = engine.init_rules(globals_)
-        buffer, told, weights, _ = engine.begin(globals_, states, buffer, people)
+        buffer, told, _ = engine.begin(globals_, states, buffer, people)
+        inputs = Round(globals_, hyper, told, FROZEN, data)
         for chunk in schedule.chunks(jobs, 2, 1):
-            lanes, _ = engine.advance(lanes, globals_, hyper, told, FROZEN, data, chunk)
-            buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
-        results.append(engine.aggregate(globals_, states, buffer, people, hyper)[0])
+            lanes, _ = engine.advance(lanes, inputs, chunk)
+            buffer = engine.store(buffer, lanes, inputs, chunk)
+        results.append(engine.aggregate(states, buffer, inputs)[0])
     close(*results)
 
 
 def test_one_compilation_over_rounds_sizes_and_numbers():
-    traces = []
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(apply, n=2)  # once in advance, once in predict
+    asked = Counter()
 
-    def counted(params, frozen, tokens, key=None):
-        traces.append(tokens.shape)
-        return apply(params, frozen, tokens, key)
+    def counting():
+        rule = rules.fedavg()
+
+        def count(name, function, *arguments):
+            asked[name] += 1
+            return function(*arguments)
+
+        return rule._replace(**{name: partial(count, name, getattr(rule, name)) for name in ("weights", "aggregate")})
 
     cells = [one_cell([np.arange(10), np.arange(10, 35)]), one_cell([np.arange(3), np.arange(40, 80)], seed=2)]
-    group = RuleGroup(rules.fedavg, np.arange(2), {})
-    engine = build_engine(Training(counted, OBJECTIVES["cross_entropy"], "sgd"), [group])
+    group = RuleGroup(counting, np.arange(2), {})
+    engine = build_engine(dense(Training(traced, OBJECTIVES["cross_entropy"], "sgd")), traced, [group])
     globals_ = engine.replicate(stack([cell.start for cell in cells]))
     lanes, buffer = engine.start(globals_, 3, 4)
     for round_ in (1, 2, 3):
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
         engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
-    jitted = (engine.begin, engine.advance, engine.store, engine.aggregate, engine.predict)
-    assert [one._cache_size() for one in jitted] == [1] * 5
-    assert len(traces) == 2  # once in advance, once in predict
+    assert asked == {"weights": 1, "aggregate": 1}  # once in begin, once in aggregate
 
 
 def test_predict_is_argmax_of_each_cell():
@@ -248,7 +257,7 @@ def test_cells_keep_their_rules(rule):
     """Summed or kept: one rule that needs every client's leaves has those of all cells kept."""
     cells = [one_cell([np.arange(2), np.arange(10, 40)]) for _ in range(2)]
     groups = [RuleGroup(rule, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
-    engine = build_engine(Training(apply, OBJECTIVES["cross_entropy"], "sgd"), groups)
+    engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], "sgd")), apply, groups)
     assert engine.summed == (rule is rules.uniform)
     globals_ = stack([cell.start for cell in cells])
     got, _, _ = packed_round(engine, cells, globals_, *engine.start(globals_, 1, 4), 2, 1)
@@ -276,10 +285,12 @@ def test_sums_take_no_more_room_for_more_clients():
 def poisoned_lane(engine, globals_, table):
     """A lane whose job, slot 2 of the second of two cells, has ended with a leaf that is not finite."""
     lanes, _ = engine.start(globals_, 1, 4)
+    params, *rest = lanes.state
     if table:
-        one = lanes.table.weights.at[0, 3].set(jnp.nan)
-        return lanes._replace(table=lanes.table._replace(weights=one, updated=lanes.table.updated.at[0, 3].set(1)))
-    return lanes._replace(params={**lanes.params, "matrix": lanes.params["matrix"] + jnp.inf})
+        optimizer, held = rest
+        held = held._replace(weights=held.weights.at[0, 3].set(jnp.nan), updated=held.updated.at[0, 3].set(1))
+        return lanes._replace(state=(params, optimizer, held))
+    return lanes._replace(state=({**params, "matrix": params["matrix"] + jnp.inf}, *rest))
 
 
 @pytest.mark.parametrize("table", [None, "table"])
@@ -295,9 +306,10 @@ def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan(rule, table):
     job = schedule.Job(1, 2, 0, 1, np.zeros((1, BATCH), np.int32))
     (chunk,) = schedule.chunks([job], 1, 1)
     for lanes, first in ((engine.start(globals_, 1, 4)[0], 0.0), (poisoned_lane(engine, globals_, table), np.nan)):
-        buffer, _, weights, _ = engine.begin(globals_, states, engine.start(globals_, 1, 4)[1], people)
-        buffer = engine.store(buffer, lanes, globals_, hyper, weights, chunk)
-        new, _, outcome = engine.aggregate(globals_, states, buffer, people, hyper)
+        buffer, told, _ = engine.begin(globals_, states, engine.start(globals_, 1, 4)[1], people)
+        inputs = Round(globals_, hyper, told, FROZEN, Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)))
+        buffer = engine.store(buffer, lanes, inputs, chunk)
+        new, _, outcome = engine.aggregate(states, buffer, inputs)
         np.testing.assert_array_equal(outcome.loss, [[0, 0], [first, 0]])
         assert outcome.finite.tolist() == [True, bool(first == 0)]
         if first != 0:  # the cell stays as it was before the round, and the other goes on

@@ -27,7 +27,7 @@ from packed import (
 from test_conformance import METHODS, OBJECTIVES, flat, hashable
 
 from fedjax_paradox.federated import objectives
-from fedjax_paradox.federated.local import Local, local_update, merged, sgd
+from fedjax_paradox.federated.local import Learner, Local, local_update, merged, sgd
 from fedjax_paradox.federated.rules import combine
 from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
 
@@ -107,7 +107,7 @@ def client_halves(objective: str, rule: str | None):
         client = Client(rows, steps, counts, start, message, hyper)
         half = merged(method or Local(), objectives.OBJECTIVES[objective](**hyper.own))
         model = lambda leaves, tokens, key: apply(leaves, {}, tokens, key, hyper.rates)  # noqa: E731
-        return local_update(model, half, sgd, batches, key, client)
+        return local_update(Learner(model, half, sgd), batches, key, client)
 
     return jax.jit(jax.vmap(one, in_axes=(None, None, *[0] * 6)))
 

@@ -18,11 +18,12 @@ from checkpoints import random_checkpoint
 from flax import traverse_util
 
 from fedjax_paradox.federated import rules
-from fedjax_paradox.federated.local import OPTIMIZERS, local_step, optimizer_of
+from fedjax_paradox.federated.lazy import trainer_of
+from fedjax_paradox.federated.local import OPTIMIZERS, Learner, local_step, optimizer_of
 from fedjax_paradox.federated.objectives import cross_entropy, fedprox
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine
-from fedjax_paradox.federated.packing.lanes import Data, Training
+from fedjax_paradox.federated.trainer import Data, Round, Training
 from fedjax_paradox.federated.types import Client, Hyper, Participants
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
@@ -125,7 +126,8 @@ def bag_of_words(params: dict, tokens: jax.Array, key: jax.Array) -> jax.Array: 
     return params["table"][tokens].mean(axis=1) @ params["matrix"]
 
 
-FEDPROX_STEP = jax.jit(partial(local_step, bag_of_words, fedprox(), OPTIMIZERS["sgd"]))
+PROXIMAL = Learner(bag_of_words, fedprox(), OPTIMIZERS["sgd"])
+FEDPROX_STEP = jax.jit(partial(local_step, PROXIMAL))
 
 
 @pytest.mark.parametrize("mu", [0.01, 1.0])
@@ -140,7 +142,7 @@ def test_fedprox_steps_are_the_gradient_of_the_penalised_loss(mu: float) -> None
     sgd = torch.optim.SGD(theirs.values(), lr=0.1, momentum=0.9)
     hyper = Hyper(*jnp.asarray((0.1, 0.9, 0.0, mu), jnp.float32))
     client = Client(jnp.zeros(()), jnp.zeros(()), jnp.zeros(CLASSES), nested(start), (), hyper)
-    state = (nested(start), optimizer_of(fedprox(), OPTIMIZERS["sgd"], client).init(nested(start)))
+    state = (nested(start), optimizer_of(PROXIMAL, client).init(nested(start)))
     for _ in range(STEPS):
         tokens, labels = rng.integers(0, WORDS, (8, LENGTH)), rng.integers(0, CLASSES, 8)
         logits = theirs["table"][torch.tensor(tokens)].mean(dim=1) @ theirs["matrix"]
@@ -203,7 +205,8 @@ def our_round(
     """One round of one cell per recipe, all through the packed engine."""
     cells, slots = len(recipes), len(texts.clients)
     table = model.table if local.optimizer == "sgd" else None
-    engine = build_engine(Training(model.apply, cross_entropy, local.optimizer, table), recipes)
+    trainer = trainer_of(Training(model.apply, cross_entropy, local.optimizer), table)
+    engine = build_engine(trainer, model.apply, recipes)
     globals_ = nested({name: np.stack([leaf] * cells) for name, leaf in start.items()})
     numbers = (local.learning_rate, local.momentum, local.weight_decay, 0.0)
     hyper = Hyper(*jnp.asarray([numbers] * cells, jnp.float32).T)
@@ -228,12 +231,13 @@ def our_round(
     )
     state, results = engine.start(globals_, lanes, len(jobs))
     rule_states = engine.init_rules(globals_)
-    results, told, weights, _ = engine.begin(globals_, rule_states, results, people)
+    results, told, _ = engine.begin(globals_, rule_states, results, people)
+    round_ = Round(globals_, hyper, told, frozen, data)
     with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
         for chunk in schedule.chunks(jobs, lanes, ROUND):
-            state, _ = engine.advance(state, globals_, hyper, told, frozen, data, chunk)
-            results = engine.store(results, state, globals_, hyper, weights, chunk)
-    new, _, _ = engine.aggregate(globals_, rule_states, results, people, hyper)
+            state, _ = engine.advance(state, round_, chunk)
+            results = engine.store(results, state, round_, chunk)
+    new, _, _ = engine.aggregate(rule_states, results, round_)
     return [{name: leaf[cell] for name, leaf in flat(new).items()} for cell in range(cells)]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_paradox.federated.local import OPTIMIZERS, local_step
+from fedjax_paradox.federated.local import OPTIMIZERS, Learner, local_step
 from fedjax_paradox.federated.objectives import cross_entropy
 from fedjax_paradox.federated.types import Client, Hyper
 from fedjax_paradox.models.base import Model
@@ -154,9 +154,11 @@ def test_a_step_keeps_float32_leaves_and_what_bfloat16_could_not_add(kind: str, 
     with jax.numpy_dtype_promotion("standard"):  # optax's AdamW raises a float to an integer power
         step = jax.jit(
             lambda state: local_step(
-                lambda params, tokens, key: model.apply(params, frozen, tokens, key),
-                cross_entropy(),
-                OPTIMIZERS[optimizer],
+                Learner(
+                    lambda params, tokens, key: model.apply(params, frozen, tokens, key),
+                    cross_entropy(),
+                    OPTIMIZERS[optimizer],
+                ),
                 state,
                 (TOKENS, LABELS, jnp.ones(ROWS, bool)),
                 jax.random.key(1),

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_paradox.federated import sparse
-from fedjax_paradox.federated.local import local_step, optimizer_of, sgd
+from fedjax_paradox.federated.local import Learner, local_step, optimizer_of, sgd
 from fedjax_paradox.federated.objectives import fedprox
-from fedjax_paradox.federated.sparse import Sum, Table, add, empty, finish, sparse_step, total
+from fedjax_paradox.federated.sparse import Origin, Sum, Table, add, empty, finish, sparse_step, total
+from fedjax_paradox.federated.trainer import Ended
 from fedjax_paradox.federated.types import Client, Hyper
 
 WORDS, WIDTH, CLASSES, BATCH, LENGTH = 30, 3, 4, 5, 6
@@ -57,26 +58,23 @@ def test_equals_dense_sgd(seed, momentum, decay, mu):
         "matrix": jnp.asarray(generator.normal(size=(WIDTH, CLASSES))),
     }
     hyper = Hyper(*(jnp.asarray(value, jnp.float64) for value in (0.1, momentum, decay, mu)))
-    local, zero = fedprox(), jnp.zeros(())
-    step = jax.jit(partial(local_step, apply, local, sgd))
+    learner, zero = Learner(apply, fedprox(), sgd), jnp.zeros(())
+    step = jax.jit(partial(local_step, learner))
     matrix = {"matrix": start["matrix"]}
     whole_client, client = (Client(zero, zero, zero, leaves, (), hyper) for leaves in (start, matrix))
-    dense, optimizer = start, optimizer_of(local, sgd, whole_client).init(start)
-    state = (matrix, optimizer_of(local, sgd, client).init(matrix))
+    dense, optimizer = start, optimizer_of(learner, whole_client).init(start)
+    state = (matrix, optimizer_of(learner, client).init(matrix))
     table = empty((WORDS, WIDTH), jnp.dtype(jnp.float64))
-    named = jax.jit(
-        lambda state, table, batch, number, key: sparse_step(
-            lambda state, batch, begin: step(state, batch, key, client._replace(start=begin)),
-            "table",
-            state,
-            table,
-            batch,
-            matrix,
-            lambda rows: start["table"][rows],
-            number,
-            hyper,
-        )
-    )
+    origin = Origin("table", start["table"][None], 0, hyper)
+
+    def named(state, table, batch, number, key):
+        def one(state, batch, rows):
+            return step(state, batch, key, client._replace(start={**matrix, "table": rows}))
+
+        (*state, table), loss = sparse_step(one, (*state, table), batch, origin, number)
+        return tuple(state), table, loss
+
+    named = jax.jit(named)
     number = 0
     for batch in batches(generator, 40):
         key = jax.random.key(0)
@@ -113,7 +111,8 @@ def test_the_sum_of_tables_without_visiting_rows_at_rest(seed, decay, mu, block)
         patch.setattr(sparse, "BLOCK", block)
         for job in range(jobs):
             cell, rest = job % cells, (int(steps[job]), hyper)
-            sums, finite = add(sums, cell, jnp.asarray(weights[job]), tables, job, starts, *rest)
+            origin, ended = Origin("table", starts, cell, hyper), Ended(job, cell, job, int(steps[job]))
+            sums, finite = add(sums, jnp.asarray(weights[job]), tables, origin, ended)
             assert finite
             if job > 0:
                 one = jax.tree.map(lambda leaf, j=job: jnp.asarray(leaf[j]), tables)

@@ -5,6 +5,7 @@ data: the optimizer is built from hyper-parameters, an objective from the number
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,15 @@ from fedjax_paradox.federated.types import Client, Hyper, Local, Tree
 
 Number = float | jax.Array
 Objective = Callable[..., Local]  # of the numbers of its call
+Optimizer = Callable[[Hyper], optax.GradientTransformation]
+
+
+class Learner(NamedTuple):
+    """What a client trains, what it minimises, and how."""
+
+    apply: Callable[..., jax.Array]  # (params, tokens, key) -> logits f32[B, C]
+    local: Local
+    optimizer: Optimizer
 
 
 def masked_mean(losses: jax.Array, mask: jax.Array) -> jax.Array:
@@ -50,7 +60,7 @@ def adamw(hyper: Hyper) -> optax.GradientTransformation:
     return optax.adamw(hyper.learning_rate, weight_decay=hyper.weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[Hyper], optax.GradientTransformation]] = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": sgd, "adamw": adamw}
 
 
 def merged(one: Local, other: Local) -> Local:
@@ -66,9 +76,7 @@ def merged(one: Local, other: Local) -> Local:
 
 
 def local_step(
-    apply: Callable[..., jax.Array],
-    local: Local,
-    optimizer: Callable[[Hyper], optax.GradientTransformation],
+    learner: Learner,
     state: tuple[Tree, Tree],
     batch: tuple[jax.Array, jax.Array, jax.Array],
     key: jax.Array,
@@ -77,18 +85,16 @@ def local_step(
     """One optimizer step; a step whose rows are all masked leaves the state as it is, to the bit.
 
     Args:
-      apply: (params, tokens, key) -> logits f32[B, C].
-      state: (trainable leaves, state of `optimizer_of(local, optimizer)`).
+      state: (trainable leaves, state of `optimizer_of(learner, client)`).
       batch: tokens i32[B, T], labels i32[B], mask bool[B].
 
     Returns:
       (state, loss of the batch before the step times its rows, f32[]).
     """
-    params, optimizer_state = state
-    tokens, labels, mask = batch
+    (params, optimizer_state), (tokens, labels, mask), local = state, batch, learner.local
 
     def total(leaves: Tree) -> jax.Array:
-        logits = apply(leaves, tokens, key)
+        logits = learner.apply(leaves, tokens, key)
         if local.loss is None:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         else:
@@ -96,7 +102,7 @@ def local_step(
         return masked_mean(losses, mask) if local.reduce is None else local.reduce(losses, mask, client)
 
     loss, gradients = jax.value_and_grad(total)(params)
-    updates, next_state = optimizer_of(local, optimizer, client).update(gradients, optimizer_state, params)
+    updates, next_state = optimizer_of(learner, client).update(gradients, optimizer_state, params)
     if local.trains is not None:
         keeps = local.trains
         updates = jax.tree_util.tree_map_with_path(lambda path, u: u if keeps(path) else jnp.zeros_like(u), updates)
@@ -106,22 +112,16 @@ def local_step(
     return kept, loss * jnp.sum(mask.astype(jnp.float32))
 
 
-def optimizer_of(
-    local: Local, optimizer: Callable[[Hyper], optax.GradientTransformation], client: Client
-) -> optax.GradientTransformation:
+def optimizer_of(learner: Learner, client: Client) -> optax.GradientTransformation:
     """The client half's transform, then the optimizer."""
-    if local.transform is None:
-        return optimizer(client.hyper)
-    return optax.chain(local.transform(client), optimizer(client.hyper))
+    optimizer = learner.optimizer(client.hyper)
+    if learner.local.transform is None:
+        return optimizer
+    return optax.chain(learner.local.transform(client), optimizer)
 
 
 def local_update(
-    apply: Callable[..., jax.Array],
-    local: Local,
-    optimizer: Callable[[Hyper], optax.GradientTransformation],
-    batches: tuple[jax.Array, jax.Array, jax.Array],
-    key: jax.Array,
-    client: Client,
+    learner: Learner, batches: tuple[jax.Array, jax.Array, jax.Array], key: jax.Array, client: Client
 ) -> tuple[Tree, jax.Array]:
     """A client's whole local update, as a scan; what the packed lanes compute.
 
@@ -135,9 +135,9 @@ def local_update(
 
     def step(state: tuple[Tree, Tree], numbered: tuple) -> tuple[tuple[Tree, Tree], jax.Array]:
         number, batch = numbered
-        return local_step(apply, local, optimizer, state, batch, jax.random.fold_in(key, number), client)
+        return local_step(learner, state, batch, jax.random.fold_in(key, number), client)
 
-    begin = (client.start, optimizer_of(local, optimizer, client).init(client.start))
+    begin = (client.start, optimizer_of(learner, client).init(client.start))
     steps, rows = len(batches[2]), jnp.sum(batches[2].astype(jnp.float32))
     (trained, _), losses = jax.lax.scan(step, begin, (jnp.arange(steps), batches))
     return trained, jnp.sum(losses) / jnp.maximum(rows, 1.0)

@@ -12,12 +12,13 @@ N = 1 + B T rows: the padding row 0, then one for every token of the batch.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_paradox.federated.trainer import Ended
 from fedjax_paradox.federated.types import Hyper, Tree
 
 # Steps of a local update stay below 2**POWERS.
@@ -44,6 +45,15 @@ class Sum(NamedTuple):
     moved: jax.Array  # f32[V, E]
 
 
+class Origin(NamedTuple):
+    """Where a job's table comes from, and what happens to its rows at rest."""
+
+    name: str  # the leaf that the table stands for
+    tables: jax.Array  # f32[P, V, E], the cells' at the round's start
+    cell: jax.Array  # i32[]
+    hyper: Hyper  # with the pull towards the start as mu
+
+
 def empty(shape: tuple[int, int], dtype: jnp.dtype) -> Table:
     """A table whose rows are all as the job found them."""
     zeros = jnp.zeros(shape, dtype)
@@ -52,37 +62,31 @@ def empty(shape: tuple[int, int], dtype: jnp.dtype) -> Table:
 
 def sparse_step(
     step: Callable[..., tuple[tuple[Tree, Tree], jax.Array]],
-    name: str,
-    state: tuple[Tree, Tree],
-    table: Table,
+    state: tuple[Tree, Tree, Table],
     batch: tuple[jax.Array, jax.Array, jax.Array],
-    start: Tree,
-    start_rows: Callable[[jax.Array], jax.Array],
+    origin: Origin,
     number: jax.Array,
-    hyper: Hyper,
-) -> tuple[tuple[Tree, Tree], Table, jax.Array]:
+) -> tuple[tuple[Tree, Tree, Table], jax.Array]:
     """One step of SGD on all leaves, of the table only the rows that the batch names.
 
     Args:
-      step: (state, batch, start) -> (state, loss), a `local_step` with `local.sgd`; sees the rows as a table
-        of N rows and the tokens as their places in it.
-      name: the leaf that the table stands for. The model may read it at its tokens only, and row 0 not at all.
-      state: (leaves, optimizer state), without the table.
+      step: ((leaves, optimizer state), batch, rows of the table at the start) -> (state, loss), a `local_step` with
+        `local.sgd`; sees the rows as a table of N rows and the tokens as their places in it. The model may read the
+        table at its tokens only, and row 0 not at all.
+      state: (leaves, optimizer state, table), the first two without the table.
       batch: tokens i32[B, T], labels, mask; nothing is written where the mask is False throughout.
-      start: leaves at the round's start without the table; start_rows: rows i32[N] -> f32[N, E] of the table.
       number: i32[], steps of the job before this one.
-      hyper: with the pull towards the start as mu.
 
     Returns:
-      (state, table, loss).
+      (state, loss).
     """
-    (params, optimizer_state), (tokens, labels, mask) = state, batch
+    (params, optimizer_state, table), (tokens, labels, mask), name = state, batch, origin.name
     rows, places, first = _named(tokens, len(table.updated))
-    begin, seen = start_rows(rows), table.updated[rows]
-    weights, momentum = _forward(table.weights[rows], table.momentum[rows], begin, seen, number, hyper)
+    begin, seen = origin.tables[origin.cell, rows], table.updated[rows]
+    weights, momentum = _forward(table.weights[rows], table.momentum[rows], begin, seen, (number, origin.hyper))
     trace = optax.tree_utils.tree_get(optimizer_state, "trace")
     inner = optax.tree_utils.tree_set(optimizer_state, trace={**trace, name: momentum})
-    (params, inner), loss = step(({**params, name: weights}, inner), (places, labels, mask), {**start, name: begin})
+    (params, inner), loss = step(({**params, name: weights}, inner), (places, labels, mask), begin)
     trace = dict(optax.tree_utils.tree_get(inner, "trace"))
     params, weights, momentum = dict(params), params[name], trace.pop(name)
     del params[name]
@@ -92,35 +96,34 @@ def sparse_step(
         table.momentum.at[target].set(momentum, mode="drop"),
         table.updated.at[target].set(number + 1, mode="drop"),
     )
-    return (params, optax.tree_utils.tree_set(inner, trace=trace)), table, loss
+    return (params, optax.tree_utils.tree_set(inner, trace=trace), table), loss
 
 
 def finish(table: Table, start: jax.Array, number: jax.Array, hyper: Hyper) -> jax.Array:
     """f32[V, E], the whole table after `number` steps; start: f32[V, E]."""
-    return _forward(table.weights, table.momentum, start, table.updated, number, hyper)[0]
+    return _forward(table.weights, table.momentum, start, table.updated, (number, hyper))[0]
 
 
-def add(
-    sums: Sum, cell: jax.Array, weight: jax.Array, tables: Table, lane: jax.Array, start: jax.Array, *rest: Any
-) -> tuple[Sum, jax.Array]:
+def add(sums: Sum, weight: jax.Array, tables: Table, origin: Origin, job: Ended) -> tuple[Sum, jax.Array]:
     """Adds weight * `finish` of one lane's table to one cell's sum, at the cost of the rows that the job named.
 
     Args:
-      sums: [P, ...]; tables: [L, ...]; start: f32[P, V, E]; rest: number and hyper, as `finish` takes them.
+      sums: [P, ...]; tables: [L, ...].
 
     Returns:
       (sums, bool[], what was added is finite).
     """
+    (cell, lane), start, until_end = (origin.cell, job.lane), origin.tables, (job.steps, origin.hyper)
     seen = tables.updated[lane]
     until = jnp.cumsum((seen > 0).astype(jnp.int32))
     one = jnp.ones((1, 1), start.dtype)
-    unnamed = _forward(one, one, one, jnp.zeros(1, jnp.int32), *rest)[0][0, 0]
+    unnamed = _forward(one, one, one, jnp.zeros(1, jnp.int32), until_end)[0][0, 0]
 
     def block(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         moved, finite = carry
         rows = jnp.searchsorted(until, number * BLOCK + jnp.arange(1, BLOCK + 1, dtype=jnp.int32))
         begin = start[cell, rows]
-        final, _ = _forward(tables.weights[lane, rows], tables.momentum[lane, rows], begin, seen[rows], *rest)
+        final, _ = _forward(tables.weights[lane, rows], tables.momentum[lane, rows], begin, seen[rows], until_end)
         share = jnp.where((rows < len(seen))[:, None] & (weight > 0), weight * (final - unnamed * begin), 0.0)
         return moved.at[cell, rows].add(share, mode="drop"), finite & jnp.all(jnp.isfinite(share))
 
@@ -145,9 +148,10 @@ def _named(tokens: jax.Array, words: int) -> tuple[jax.Array, jax.Array, jax.Arr
 
 
 def _forward(
-    weights: jax.Array, momentum: jax.Array, start: jax.Array, seen: jax.Array, number: jax.Array, hyper: Hyper
+    weights: jax.Array, momentum: jax.Array, start: jax.Array, seen: jax.Array, until: tuple[jax.Array, Hyper]
 ) -> tuple[jax.Array, jax.Array]:
-    """Rows [n, E] that have seen `seen` i32[n] of `number` steps -> (weights, momentum) after all of them."""
+    """Rows [n, E] that have seen `seen` i32[n] of the steps `until[0]` -> (weights, momentum) after all of them."""
+    number, hyper = until
     fresh = (seen == 0)[:, None]
     pull = hyper.weight_decay + hyper.mu
     # Where weight decay and pull balance, a row rests; without either, everywhere.

@@ -16,7 +16,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated.local import Objective, optimizer_of
+from fedjax_paradox.federated.local import Learner, Objective, optimizer_of
 from fedjax_paradox.federated.local import sgd as any_optimizer
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
@@ -173,7 +173,7 @@ def check_objective(name: str, objective: Objective, own: Sequence[str], leaves:
         _check_alike("losses f32[B] and what `loss` returns", jnp.zeros(batch), losses)
         if local.reduce is not None:
             _check_alike("a loss f32[] and what `reduce` returns", jnp.zeros(()), local.reduce(losses, mask, client))
-        optimizer = optimizer_of(local, any_optimizer, client)
+        optimizer = optimizer_of(Learner(lambda *_: logits, local, any_optimizer), client)
         changes, _ = optimizer.update(client.start, optimizer.init(client.start), client.start)
         _check_alike("the leaves and their changes", client.start, changes)
 

@@ -16,6 +16,7 @@ from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.packing.buffer import Results, empty_results
 from fedjax_paradox.federated.packing.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.sparse import POWERS
+from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.rounds import job_lengths, plan_round
@@ -117,7 +118,8 @@ def launch(
                 participants = participants._replace(start_loss=participants.rows)
             first = next(schedule.chunks(jobs, num_lanes, 1))
             told = jax.eval_shape(engine.begin, globals_, states, results, participants)[1]
-            advance = engine.advance.lower(lanes, globals_, program.hyper, told, frozen, program.data, first).compile()
+            round_ = Round(globals_, program.hyper, told, frozen, program.data)
+            advance = engine.advance.lower(lanes, round_, first).compile()
         needed = _needed(advance) + _bytes(results) // engine.devices
         if needed <= device_memory():
             return advance, lanes, results
@@ -178,18 +180,16 @@ def _needed(compiled: Any) -> int:
 def memory(program: Program) -> Memory:
     """An estimate from shapes alone; nothing is computed or compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
-    jobs, summed = len(program.cells) * program.slots, program.engine.summed
+    jobs = len(program.cells) * program.slots
+    reducer = program.trainer.sum if program.engine.summed else program.trainer.keep
     lanes, results = jax.eval_shape(
-        lambda leaves: (
-            empty_lanes(program.training, leaves, 1),
-            empty_results(program.training, leaves, jobs, 1, summed),
-        ),
-        globals_,
+        lambda leaves: (empty_lanes(program.trainer, leaves, 1), empty_results(reducer, leaves, jobs, 1)), globals_
     )
     states = jax.eval_shape(program.engine.init_rules, globals_)
     fixed = _bytes((globals_, globals_, frozen, program.data, results, states, states))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)
-    return Memory(fixed, _bytes((lanes, lanes.params)) + _activations(program, one, frozen))
+    begin = jax.eval_shape(program.trainer.start, globals_, jnp.zeros((), jnp.int32))
+    return Memory(fixed, _bytes((lanes, begin)) + _activations(program, one, frozen))
 
 
 def _activations(program: Program, one: Tree, frozen: Tree) -> int:

@@ -20,8 +20,9 @@ from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, ide
 from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
+from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
-from fedjax_paradox.federated.packing.lanes import Data, Training, is_sparse
+from fedjax_paradox.federated.trainer import Data, Trainer, Training
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
@@ -70,7 +71,7 @@ class Program(NamedTuple):
     corpus: Corpus
     clients: tuple[Clients, ...]
     model: Model
-    training: Training
+    trainer: Trainer
     rules: tuple[RuleCall, ...]  # of every cell
     engine: Engine
     hyper: Hyper  # f32[P] each
@@ -144,7 +145,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
     rules = _rules(cells, model, len(corpus.classes))
-    training = _training(shared, model, rules[0][0].rule, len(corpus.classes))
+    trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes))
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
@@ -156,9 +157,9 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
         corpus=corpus,
         clients=clients,
         model=model,
-        training=training,
+        trainer=trainer,
         rules=tuple(rule for rule, _ in rules),
-        engine=build_engine(training, _rule_groups([rule for rule, _ in rules])),
+        engine=build_engine(trainer, model.apply, _rule_groups([rule for rule, _ in rules])),
         hyper=_hyper(cells, model),
         data=Data(tokens, labels),
         protocols=_protocols(shared, corpus, clients),
@@ -174,21 +175,20 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _training(shared: Cell, model: Model, rule: Rule, classes: int) -> Training:
-    """What is structure in the local updates of cells that share a program."""
+def _trainer(shared: Cell, model: Model, rule: Rule, classes: int) -> Trainer:
+    """How the clients of cells that share a program train."""
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), _leaves(model), classes)
     own, method = tuple(sorted(numbers)), rule.local or Local()
-    training = Training(model.apply, objective, shared.local.optimizer, None, own, method)
-    return training._replace(table=model.table if is_sparse(training) else None)
+    return trainer_of(Training(model.apply, objective, shared.local.optimizer, own, method), model.table)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:
     """Some cells of a program, as a program; its twins are left out."""
     cells, clients = tuple(program.cells[i] for i in chosen), tuple(program.clients[i] for i in chosen)
     rules = tuple(program.rules[i] for i in chosen)
-    engine = build_engine(program.training, _rule_groups(rules))
+    engine = build_engine(program.trainer, program.model.apply, _rule_groups(rules))
     hyper = jax.tree.map(lambda values: np.asarray(values)[np.array(chosen)], program.hyper)
     return program._replace(
         cells=cells,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Outcome
 from fedjax_paradox.storage import cells, checkpoint, folder, results
 from fedjax_paradox.storage.provenance import surroundings
@@ -142,20 +143,21 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             jobs, participants = plan_round(program, round_, num_lanes, stopped)
             if engine.needs_start_loss:
                 participants = with_start_loss(program, round_, participants, globals_, frozen)
-            buffer, told, weights, unweighable = engine.begin(globals_, states, buffer, participants)
+            buffer, told, unweighable = engine.begin(globals_, states, buffer, participants)
+            round_inputs = Round(globals_, program.hyper, told, frozen, program.data)
             _check_weights(program, jobs, unweighable, round_)
             lap("schedule")
             trained: Any = 0
             for chunk in schedule.chunks(jobs, num_lanes, round_):
-                lanes, rows = advance(lanes, globals_, program.hyper, told, frozen, program.data, chunk)
+                lanes, rows = advance(lanes, round_inputs, chunk)
                 if chunk.last.any():
-                    buffer = engine.store(buffer, lanes, globals_, program.hyper, weights, chunk)
+                    buffer = engine.store(buffer, lanes, round_inputs, chunk)
                 # One chunk behind, so that the device never waits for the host.
                 notify(Trained(number, round_, int(trained)))
                 trained = rows
             notify(Trained(number, round_, int(trained)))
             lap("training")
-            globals_, states, outcome = engine.aggregate(globals_, states, buffer, participants, program.hyper)
+            globals_, states, outcome = engine.aggregate(states, buffer, round_inputs)
             _check_weights(program, jobs, outcome.unweighable, round_)
             for index, client in _diverging(jobs, outcome, stopped):
                 stopped[index] = round_ - 1

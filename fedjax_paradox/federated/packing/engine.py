@@ -18,11 +18,12 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.packing.buffer import Results, by_slot, empty_results, store, summed_leaves
-from fedjax_paradox.federated.packing.lanes import Data, Lanes, Told, Training, advance, empty_lanes
+from fedjax_paradox.federated.packing.buffer import Results, by_slot, empty_results, store
+from fedjax_paradox.federated.packing.lanes import Lanes, advance, empty_lanes
 from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.rules import combine
-from fedjax_paradox.federated.types import Hyper, Outcome, Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.trainer import Data, Reducer, Round, Told, Trainer
+from fedjax_paradox.federated.types import Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
 
@@ -51,9 +52,9 @@ class Engine(NamedTuple):
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
     start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, jobs)
-    begin: Callable[..., tuple[Results, Told, Tree | None, jax.Array]]  # takes over the results that it gets
-    advance: Any  # jitted, takes over the lanes that it gets: `plan.launch` compiles it ahead of time
-    store: Callable[..., Results]  # takes over the results that it gets
+    begin: Callable[..., tuple[Results, Told, jax.Array]]  # donates the results that it gets
+    advance: Any  # jitted, donates the lanes that it gets: `plan.launch` compiles it ahead of time
+    store: Callable[..., Results]  # donates the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
     aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
     predict: Callable[..., jax.Array]
@@ -61,19 +62,21 @@ class Engine(NamedTuple):
     needs_start_loss: bool  # a rule asks for what `losses` gives
 
 
-def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
+def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequence[RuleGroup]) -> Engine:
     """Binds what is structure and compiles on first use; everything else is an argument.
 
     Lanes and batches to predict are parted among all devices of all processes: their numbers must be multiples
     of `Engine.devices`.
 
     Args:
+      apply: (trainable, frozen, tokens, key) -> logits, with which rows are predicted.
       groups: together they hold every cell of the program once.
     """
     devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
     shared, parted = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, LANES)
     summed = sums(groups)
+    reducer = trainer.sum if summed else trainer.keep
     over_lanes = partial(jax.shard_map, mesh=mesh, check_vma=False)
     on_cpu = devices[0].platform == "cpu"
     options = CPU_OPTIONS if on_cpu else None
@@ -81,15 +84,15 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
     chunk = Chunk(*(EVERYWHERE if name in scalars else LANES for name in Chunk._fields))
 
     def advance_all(*arguments: Any) -> tuple[Lanes, jax.Array]:
-        lanes, rows = advance(training, *arguments)
+        lanes, rows = advance(trainer, *arguments)
         return lanes, jax.lax.psum(rows, "lanes")
 
     def started(globals_: Tree, num_lanes: int, num_jobs: int) -> tuple[Lanes, Results]:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), globals_)
 
         def both() -> tuple[Lanes, Results]:
-            results = empty_results(training, shapes, num_jobs, len(devices), summed)
-            return empty_lanes(training, shapes, num_lanes), results
+            results = empty_results(reducer, shapes, num_jobs, len(devices))
+            return empty_lanes(trainer, shapes, num_lanes), results
 
         return jax.jit(both, out_shardings=parted)()
 
@@ -99,10 +102,10 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         # device_put would compare the values across processes, array by array.
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
-    advancing = over_lanes(advance_all, in_specs=(LANES, *[EVERYWHERE] * 5, chunk), out_specs=(LANES, EVERYWHERE))
-    storing = over_lanes(partial(store, training), in_specs=(LANES, LANES, *[EVERYWHERE] * 3, chunk), out_specs=LANES)
-    predicting = over_lanes(partial(predict, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
-    measuring = over_lanes(partial(losses, training.apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
+    advancing = over_lanes(advance_all, in_specs=(LANES, EVERYWHERE, chunk), out_specs=(LANES, EVERYWHERE))
+    storing = over_lanes(partial(store, reducer), in_specs=(LANES, LANES, EVERYWHERE, chunk), out_specs=LANES)
+    predicting = over_lanes(partial(predict, apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
+    measuring = over_lanes(partial(losses, apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
     return Engine(
         devices=len(devices),
         groups=[group.cells.tolist() for group in groups],
@@ -110,11 +113,11 @@ def build_engine(training: Training, groups: Sequence[RuleGroup]) -> Engine:
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
-        begin=jax.jit(partial(begin, groups), donate_argnums=2, out_shardings=(parted, shared, shared, shared)),
+        begin=jax.jit(partial(begin, groups), donate_argnums=2, out_shardings=(parted, shared, shared)),
         advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
-        aggregate=jax.jit(partial(aggregate, training, groups), out_shardings=shared),
+        aggregate=jax.jit(partial(aggregate, reducer, groups), out_shardings=shared),
         predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
         losses=jax.jit(measuring, out_shardings=shared, compiler_options=options),
         needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
@@ -142,19 +145,19 @@ def begin(
     states: tuple[Tree, ...],
     results: Results,
     participants: Participants,
-) -> tuple[Results, Told, Tree | None, jax.Array]:
-    """Results ready for a round; what its jobs are told; where results are sums the weights of its jobs, like a cell's
-    leaves, f32[P, K]; and bool[P, K] the clients that cannot be weighed."""
-    told = Told(participants, _messages(groups, globals_, states, participants))
+) -> tuple[Results, Told, jax.Array]:
+    """Results ready for a round; what its jobs are told; and bool[P, K] the clients that cannot be weighed."""
+    told = Told(participants, _messages(groups, globals_, states, participants), None)
     unweighable = jnp.zeros(participants.rows.shape, bool)
     if not sums(groups):
-        return results, told, None, unweighable
+        return results, told, unweighable
     weights = jax.tree.map(lambda _: jnp.zeros(participants.rows.shape, jnp.float32), globals_)
     for group, state in zip(groups, states, strict=True):
         new = _weigh(group, participants, globals_, state)
         weights = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), weights, new)
     unweighable = _unweighable(weights) & participants.mask
-    return results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves)), told, weights, unweighable
+    results = results._replace(leaves=jax.tree.map(jnp.zeros_like, results.leaves))
+    return results, told._replace(weights=weights), unweighable
 
 
 def _messages(
@@ -189,13 +192,7 @@ def _unweighable(weights: Tree) -> jax.Array:
 
 
 def aggregate(
-    training: Training,
-    groups: Sequence[RuleGroup],
-    globals_: Tree,
-    states: tuple[Tree, ...],
-    results: Results,
-    participants: Participants,
-    hyper: Hyper,
+    reducer: Reducer, groups: Sequence[RuleGroup], states: tuple[Tree, ...], results: Results, round_: Round
 ) -> tuple[Tree, tuple[Tree, ...], Outcome]:
     """Every cell's rule on its clients' results; cells of one rule are vmapped.
 
@@ -203,8 +200,9 @@ def aggregate(
       (next globals [P, ...], next rule states, outcome). A cell without participants, or whose losses or next leaves
       are not finite, keeps its leaves and its rule's state.
     """
+    globals_, participants = round_.globals_, round_.told.participants
     loss, mask = by_slot(results.loss, participants.device), participants.mask
-    updates = _updates(training, groups, globals_, results, participants, hyper)
+    updates = _updates(reducer, sums(groups), results, round_)
     new, next_states = _ruled(groups, updates, states)
     finite = _finite(new, 1)
     unweighable = jnp.zeros(mask.shape, bool)
@@ -224,23 +222,16 @@ def aggregate(
     return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable)
 
 
-def _updates(
-    training: Training,
-    groups: Sequence[RuleGroup],
-    globals_: Tree,
-    results: Results,
-    participants: Participants,
-    hyper: Hyper,
-) -> Updates:
+def _updates(reducer: Reducer, summed: bool, results: Results, round_: Round) -> Updates:
     """What the cells' rules see, [P, ...]: every client's leaves, or their weighted sum."""
-    known = participants._asdict()
+    globals_ = round_.globals_
+    known = round_.told.participants._asdict()
     device = known.pop("device")
     loss = by_slot(results.loss, device)
-    if sums(groups):
-        leaves, weighted = None, summed_leaves(training, globals_, results)
-    else:
-        leaves, weighted = jax.tree.map(lambda leaf: by_slot(leaf, device), results.leaves), None
-    return Updates(**known, start=globals_, leaves=leaves, weighted=weighted, loss=loss, hyper=hyper)
+    total = reducer.total(results.leaves, globals_)
+    leaves = None if summed else jax.tree.map(lambda leaf: by_slot(leaf, device), total)
+    weighted = total if summed else None
+    return Updates(**known, start=globals_, leaves=leaves, weighted=weighted, loss=loss, hyper=round_.hyper)
 
 
 def _ruled(groups: Sequence[RuleGroup], updates: Updates, states: tuple[Tree, ...]) -> tuple[Tree, tuple[Tree, ...]]:
