@@ -26,9 +26,10 @@ from packed import (
 )
 from test_conformance import METHODS, OBJECTIVES, flat, hashable
 
-from fedjax_paradox.federated import objectives
+from fedjax_paradox.federated import objectives, trainer
 from fedjax_paradox.federated.local import Learner, Local, local_update, merged, sgd
 from fedjax_paradox.federated.rules import combine
+from fedjax_paradox.federated.trainer import Data, Told
 from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
 
 pytestmark = pytest.mark.conformance
@@ -165,5 +166,8 @@ def test_a_round_without_anybody_changes_nothing(name: str) -> None:
     )
     nobody = seen.participants._replace(mask=np.zeros_like(seen.participants.mask))
     _, buffer = chosen.start(seen.before, LANES, len(CELLS) * SLOTS)
-    after, (states,), _ = chosen.aggregate(seen.before, (seen.states,), buffer, nobody, numbers_of((), 0.0))
+    told = Told(nobody, (), None)
+    data = Data(TOKENS, LABELS)
+    inputs = trainer.Round(seen.before, numbers_of((), 0.0), told, {}, data)
+    after, (states,), _ = chosen.aggregate((seen.states,), buffer, inputs)
     chex.assert_trees_all_equal((after, states), (seen.before, seen.states))

@@ -28,25 +28,33 @@ def nothing(*_, **__):
 
 
 def rule_of_another_tree():
-    return Rule(lambda global_: (), lambda updates, state: ({"x": jnp.zeros(2)}, state))
+    return Rule(lambda global_: (), lambda updates, state: ({"x": jnp.zeros(2)}, state, {}))
 
 
 def rule_of_another_shape():
     grown = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
-    return Rule(lambda global_: (), lambda updates, state: (grown(updates.start), state))
+    return Rule(lambda global_: (), lambda updates, state: (grown(updates.start), state, {}))
 
 
 def rule_that_forgets_its_state():
-    return Rule(lambda global_: jnp.zeros(3), lambda updates, state: (updates.start, ()))
+    return Rule(lambda global_: jnp.zeros(3), lambda updates, state: (updates.start, (), {}))
 
 
 def rule_that_returns_one_thing():
     return Rule(lambda global_: (), lambda updates, state: updates.start)
 
 
+def rule_that_returns_two_things():
+    return Rule(lambda global_: (), lambda updates, state: (updates.start, state))
+
+
+def rule_with_a_diagnostic_of_leaves():
+    return Rule(lambda global_: (), lambda updates, state: (updates.start, state, {"mean": jnp.zeros((2, 2))}))
+
+
 def rule_that_fails_late():
     def aggregate(updates, state):
-        return updates.start, updates.no_such_field
+        return updates.start, updates.no_such_field, {}
 
     return Rule(lambda global_: (), aggregate)
 
@@ -129,6 +137,8 @@ RULES = {
     "rule_of_another_shape": r"the next globals differ at .*bias.*: float32\[3\] and float32\[1, 3\]",
     "rule_that_forgets_its_state": "init of the state and the next state are trees of another structure",
     "rule_that_returns_one_thing": "aggregate must return",
+    "rule_that_returns_two_things": "aggregate must return .next globals, next state, diagnostics., {} where there",
+    "rule_with_a_diagnostic_of_leaves": "diagnostic 'mean' must be",
     "rule_that_fails_late": "no attribute 'no_such_field'",
     "rule_without_weights": "`ahead` must have `weights`",
     "rule_that_looks_ahead": "object has no attribute 'loss'",

@@ -247,7 +247,7 @@ def broken(after):
     def aggregate(updates, count):
         means = {name: leaf.mean(axis=0) for name, leaf in updates.leaves.items()}
         over = count.astype(jnp.float32) >= after
-        return {name: jnp.where(over, jnp.nan, mean) for name, mean in means.items()}, count + 1
+        return {name: jnp.where(over, jnp.nan, mean) for name, mean in means.items()}, count + 1, {}
 
     return Rule(lambda global_: jnp.zeros((), jnp.int32), aggregate)
 '''
@@ -275,7 +275,8 @@ def test_a_weighting_is_not_asked_of_the_sum(config, own, tmp_path):
         rule = "import jax.numpy as jnp\nfrom fedjax_paradox.federated.types import Rule\n\n\ndef only():\n"
         rule += "    def aggregate(updates, state):\n"
         rule += f"        chosen = jnp.where(updates.client == {client}, 1.0, 0.0)\n"
-        rule += "        return {n: jnp.tensordot(chosen, leaf, 1) for n, leaf in updates.leaves.items()}, state\n\n"
+        rule += "        mean = {n: jnp.tensordot(chosen, leaf, 1) for n, leaf in updates.leaves.items()}\n"
+        rule += "        return mean, state, {}\n\n"
         rule += "    return Rule(lambda global_: (), aggregate)\n"
         (config.parent / f"{name}.py").write_text(rule)
         toy.execute(config, tmp_path / str(client), *study[:3], f"rule={name}:only")

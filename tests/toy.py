@@ -63,7 +63,7 @@ def momentum(decay):
             return decay * v + jnp.tensordot(weights, leaf, 1) - start
 
         velocity = jax.tree.map(move, updates.leaves, updates.start, velocity)
-        return jax.tree.map(jnp.add, updates.start, velocity), velocity
+        return jax.tree.map(jnp.add, updates.start, velocity), velocity, {}
 
     return Rule(lambda global_: jax.tree.map(jnp.zeros_like, global_), aggregate)
 
@@ -76,7 +76,7 @@ def last_seen(num_clients):
 
     def aggregate(updates, seen):
         seen = jax.tree.map(lambda old, new: old.at[updates.client].set(new), seen, updates.leaves)
-        return jax.tree.map(lambda leaf: leaf.mean(axis=0), seen), seen
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), seen), seen, {}
 
     return Rule(init, aggregate)
 

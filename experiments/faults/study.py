@@ -49,7 +49,7 @@ def momentum(decay):
             return decay * v + jnp.tensordot(weights, leaf, 1) - start
 
         velocity = jax.tree.map(move, updates.leaves, updates.start, velocity)
-        return jax.tree.map(jnp.add, updates.start, velocity), velocity
+        return jax.tree.map(jnp.add, updates.start, velocity), velocity, {}
 
     return Rule(lambda global_: jax.tree.map(jnp.zeros_like, global_), aggregate)
 

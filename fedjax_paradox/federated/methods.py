@@ -19,7 +19,7 @@ from fedjax_paradox.federated.rules import (
     uniform,
     weighted_mean,
 )
-from fedjax_paradox.federated.types import Client, Local, Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Client, Diagnostics, Local, Participants, Rule, Tree, Updates
 
 # ---- server optimizers
 
@@ -30,10 +30,10 @@ def server(optimizer: optax.GradientTransformation, base: Rule) -> Rule:
     def init(globals_: Tree) -> Tree:
         return base.init(globals_), optimizer.init(globals_)
 
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-        mean, inner = base.aggregate(updates, state[0])
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
+        mean, inner, told = base.aggregate(updates, state[0])
         step, outer = optimizer.update(jax.tree.map(jnp.subtract, updates.start, mean), state[1], updates.start)
-        return optax.apply_updates(updates.start, step), (inner, outer)
+        return optax.apply_updates(updates.start, step), (inner, outer), {**told, "server_step_norm": norm(step)}
 
     weights = base.weights
     if weights is None:
@@ -43,6 +43,11 @@ def server(optimizer: optax.GradientTransformation, base: Rule) -> Rule:
         aggregate=aggregate,
         weights=lambda updates, globals_, state: weights(updates, globals_, state[0]),
     )
+
+
+def norm(leaves: Tree) -> jax.Array:
+    """f32[], of all leaves as one vector."""
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(leaves)), jnp.zeros(())))
 
 
 def fedavgm(lr: Number = 1.0, beta: Number = 0.9) -> Rule:
@@ -113,9 +118,10 @@ def afl(num_clients: int, gamma: Number = 0.1) -> Rule:
         own = jnp.maximum(jnp.take(mixture, updates.client, mode="fill", fill_value=0.0), 1e-6)
         return jax.tree.map(lambda _: normalise(own, updates.mask), globals_)
 
-    def aggregate(updates: Updates, mixture: jax.Array) -> tuple[Tree, jax.Array]:
+    def aggregate(updates: Updates, mixture: jax.Array) -> tuple[Tree, jax.Array, Diagnostics]:
         climbed = mixture.at[updates.client].add(jnp.where(updates.mask, gamma * updates.start_loss, 0.0), mode="drop")
-        return updates.weighted, project(climbed)
+        own = jnp.take(mixture, updates.client, mode="fill", fill_value=jnp.nan)
+        return updates.weighted, project(climbed), {"mixture": own}
 
     start = jnp.full(num_clients, 1.0 / num_clients)
     return Rule(lambda globals_: start, aggregate, weights, ahead=True, needs_start_loss=True)  # noqa: ARG005
@@ -137,14 +143,15 @@ def qfedavg(q: Number = 1.0) -> Rule:
     plain: the paper samples clients by size instead of weighting them, so that q = 0 is `uniform`.
     """
 
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         steep = 1.0 / updates.hyper.learning_rate
         change = _changes(updates)
         squares = sum(jnp.sum(jnp.square(leaf).reshape(len(leaf), -1), axis=1) for leaf in jax.tree.leaves(change))
         loss = jnp.where(updates.mask, jnp.maximum(updates.start_loss, 1e-10), 1.0)
         power = jnp.where(updates.mask, loss**q, 0.0)
-        bound = jnp.sum(power * (q / loss * steep**2 * squares + steep))
-        return jax.tree.map(lambda x, d: x + jnp.tensordot(power * steep / bound, d, 1), updates.start, change), state
+        bounds = power * (q / loss * steep**2 * squares + steep)
+        scale = power * steep / jnp.sum(bounds)
+        return jax.tree.map(lambda x, d: x + jnp.tensordot(scale, d, 1), updates.start, change), state, {"h": bounds}
 
     return Rule(stateless, aggregate, needs_start_loss=True)
 
@@ -174,16 +181,14 @@ def fednova() -> Rule:
     steps it is FedAvg.
     """
 
-    def shares(updates: Updates | Participants, momentum: jax.Array) -> jax.Array:
-        steps, left = jnp.where(updates.mask, updates.steps, 1.0), 1.0 - momentum
-        lengths = (steps - momentum * (1.0 - momentum**steps) / left) / left
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
+        momentum, steps = updates.hyper.momentum, jnp.where(updates.mask, updates.steps, 1.0)
+        lengths = (steps - momentum * (1.0 - momentum**steps) / (1.0 - momentum)) / (1.0 - momentum)
         rows = normalise(updates.rows, updates.mask)
-        return rows / lengths * jnp.sum(rows * lengths)
-
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-        share = shares(updates, updates.hyper.momentum)
-        change = _changes(updates)
-        return jax.tree.map(lambda x, d: x + jnp.tensordot(share, d, 1), updates.start, change), state
+        effective = jnp.sum(rows * lengths)
+        share, change = rows / lengths * effective, _changes(updates)
+        new = jax.tree.map(lambda x, d: x + jnp.tensordot(share, d, 1), updates.start, change)
+        return new, state, {"effective_steps": effective}
 
     return Rule(stateless, aggregate)
 
@@ -207,7 +212,7 @@ def median() -> Rule:
         low, high = jnp.floor((count - 1.0) / 2.0), jnp.floor(count / 2.0)
         return 0.5 * ((rank == low).astype(jnp.float32) + (rank == high).astype(jnp.float32))
 
-    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state))
+    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state, {}))
 
 
 def trimmed_mean(trim: Number = 0.1) -> Rule:
@@ -219,7 +224,7 @@ def trimmed_mean(trim: Number = 0.1) -> Rule:
         kept = (rank >= cut) & (rank < count - cut)
         return kept.astype(jnp.float32) / jnp.maximum(count - 2.0 * cut, 1.0)
 
-    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state))
+    return Rule(stateless, lambda updates, state: (_ordered(updates, share), state, {}))
 
 
 # ---- corrections of client drift
@@ -240,7 +245,7 @@ def scaffold(num_clients: int, lr: Number = 1.0) -> Rule:
     def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
         return jax.tree.map(lambda c, own: c[None] - own, state[0], _of(state[1], people.client))
 
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         shared, every = state
         hyper, change = updates.hyper, _changes(updates)
         scale = (1.0 - hyper.momentum) / (hyper.learning_rate * jnp.maximum(updates.steps, 1.0))
@@ -250,7 +255,7 @@ def scaffold(num_clients: int, lr: Number = 1.0) -> Rule:
         shared = jax.tree.map(lambda c, m: c + jnp.sum(m, axis=0) / num_clients, shared, moved)
         weights = normalise(jnp.ones_like(updates.rows), updates.mask)
         new = jax.tree.map(lambda x, d: x + lr * jnp.tensordot(weights, d, 1), updates.start, change)
-        return new, (shared, every)
+        return new, (shared, every), {"control_norm": norm(shared)}
 
     return Rule(init, aggregate, send=send, local=Local(transform=_adding))
 
@@ -276,7 +281,7 @@ def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
     def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
         return _of(state[1], people.client), jnp.full(people.client.shape, alpha, jnp.float32)
 
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree]:
+    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         change = _changes(updates)
         every = jax.tree.map(lambda g, d: g.at[updates.client].add(-alpha * d, mode="drop"), state[1], change)
         server_ = jax.tree.map(lambda h, d: h - alpha * jnp.sum(d, axis=0) / num_clients, state[0], change)
@@ -285,7 +290,8 @@ def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
         def next_leaf(start: jax.Array, d: jax.Array, h: jax.Array) -> jax.Array:
             return start + jnp.tensordot(weights, d, 1) - h / alpha
 
-        return jax.tree.map(next_leaf, updates.start, change, server_), (server_, every)
+        new = jax.tree.map(next_leaf, updates.start, change, server_)
+        return new, (server_, every), {"control_norm": norm(server_)}
 
     return Rule(init, aggregate, send=send, local=Local(transform=_dynamic))
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_paradox.federated.types import Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Diagnostics, Participants, Rule, Tree, Updates
 
 Weighting = Callable[[Any], jax.Array]  # of Updates, or of Participants where it reads nothing else
 IsAdapter = Callable[[tuple], bool]
@@ -61,7 +61,7 @@ def weighted_mean(weighting: Weighting, ahead: bool = False) -> Rule:
         each = normalise(weighting(updates), updates.mask)
         return jax.tree.map(lambda _: each, globals_)
 
-    return Rule(stateless, lambda updates, state: (updates.weighted, state), weights, ahead)
+    return Rule(stateless, lambda updates, state: (updates.weighted, state, {}), weights, ahead)
 
 
 def stateless(globals_: Tree) -> Tree:  # noqa: ARG001
@@ -69,8 +69,8 @@ def stateless(globals_: Tree) -> Tree:  # noqa: ARG001
     return ()
 
 
-def combine(rule: Rule, updates: Updates, state: Tree) -> tuple[Tree, Tree]:
-    """What a rule makes of all clients' leaves: (next globals, next state)."""
+def combine(rule: Rule, updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
+    """What a rule makes of all clients' leaves: (next globals, next state, diagnostics)."""
     if rule.weights is None:
         return rule.aggregate(updates, state)
     weights = rule.weights(updates, updates.start, state)
@@ -107,7 +107,7 @@ def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
             two(updates, globals_, state),
         )
 
-    return Rule(stateless, lambda updates, state: (updates.weighted, state), weights, chosen.ahead and other.ahead)
+    return Rule(stateless, lambda updates, state: (updates.weighted, state, {}), weights, chosen.ahead and other.ahead)
 
 
 def fedavg() -> Rule:

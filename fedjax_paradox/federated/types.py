@@ -11,6 +11,7 @@ import optax
 
 Tree = Any
 """A nested dict of arrays."""
+Diagnostics = Mapping[str, jax.Array]
 
 
 class Hyper(NamedTuple):
@@ -87,7 +88,8 @@ class Updates(NamedTuple):
 class Rule(NamedTuple):
     """The server half of a method: pure functions, like `optax.GradientTransformation`.
 
-    init(globals) -> state; aggregate(updates, state) -> (next globals, next state).
+    init(globals) -> state; aggregate(updates, state) -> (next globals, next state, diagnostics). The last are what a
+    researcher would look at, f32[] or f32[K] by name, {} where there is nothing.
 
     weights(updates, globals, state) -> a tree like `globals` of f32[K], NaN at a client that cannot be weighed: the
     rule then finds the clients' leaves summed with these weights in `updates.weighted`. A weight that is negative or
@@ -100,7 +102,7 @@ class Rule(NamedTuple):
     """
 
     init: Callable[[Tree], Tree]
-    aggregate: Callable[[Updates, Tree], tuple[Tree, Tree]]
+    aggregate: Callable[[Updates, Tree], tuple[Tree, Tree, Diagnostics]]
     weights: Callable[[Any, Tree, Tree], Tree] | None = None
     ahead: bool = False
     send: Callable[[Tree, Tree, Participants], Tree] | None = None
@@ -115,3 +117,4 @@ class Outcome(NamedTuple):
     loss: jax.Array  # f32[P, K], mean training loss; NaN for a job whose leaves are not finite
     finite: jax.Array  # bool[P], the cell went on; where not, its leaves and its rule's state are as before the round
     unweighable: jax.Array  # bool[P, K], the rule's weight of the client is negative or not finite
+    diagnostics: Diagnostics  # f32[P] or f32[P, K], of the rules; NaN for a cell whose rule has none so named

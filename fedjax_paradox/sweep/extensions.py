@@ -108,10 +108,11 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         state = rule.init(clients.start)
         if rule.ahead or rule.weights is not None:
             _check_weights(rule, clients, state)
-        if not (isinstance(result := combine(rule, clients, state), tuple) and len(result) == 2):
-            raise TypeError("aggregate must return (next globals, next state)")
+        if not (isinstance(result := combine(rule, clients, state), tuple) and len(result) == 3):
+            raise TypeError("aggregate must return (next globals, next state, diagnostics), {} where there are none")
         _check_alike("init of the state and the next state", state, result[1])
         _check_alike("the global leaves and the next globals", clients.start, result[0])
+        _check_diagnostics(result[2], len(clients.rows))
         return state, result
 
     traced = {key: jax.ShapeDtypeStruct((), jnp.float32) for key in numbers}
@@ -121,6 +122,14 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         raise InputError(f"rule {name!r} does not fit the model: {first_line(error)}; correct its function") from error
     apart = is_alone(name, numbers) or build(**{key: jnp.float32(number) for key, number in numbers.items()}).pooled
     return (name if apart else "") + _computation(closed, [numbers[key] for key in sorted(numbers)])
+
+
+def _check_diagnostics(diagnostics: Any, clients: int) -> None:
+    if not isinstance(diagnostics, Mapping):
+        raise TypeError(f"diagnostics must be a dict of arrays by name, not {type(diagnostics).__name__}")
+    for name, value in diagnostics.items():
+        if getattr(value, "shape", None) not in ((), (clients,)):
+            raise TypeError(f"diagnostic {name!r} must be f32[] or f32[{clients}], a number of each client")
 
 
 def _check_weights(rule: Rule, clients: Updates, state: Tree) -> None:

@@ -23,7 +23,7 @@ from fedjax_paradox.federated.packing.lanes import Lanes, advance, empty_lanes
 from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.rules import combine
 from fedjax_paradox.federated.trainer import Data, Reducer, Round, Told, Trainer
-from fedjax_paradox.federated.types import Outcome, Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Diagnostics, Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
 
@@ -203,7 +203,7 @@ def aggregate(
     globals_, participants = round_.globals_, round_.told.participants
     loss, mask = by_slot(results.loss, participants.device), participants.mask
     updates = _updates(reducer, sums(groups), results, round_)
-    new, next_states = _ruled(groups, updates, states)
+    new, next_states, diagnostics = _ruled(groups, updates, states)
     finite = _finite(new, 1)
     unweighable = jnp.zeros(mask.shape, bool)
     if updates.leaves is not None:
@@ -219,7 +219,7 @@ def aggregate(
         jax.tree.map(partial(_where, going[group.cells]), *pair)
         for group, *pair in zip(groups, next_states, states, strict=True)
     )
-    return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable)
+    return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable, diagnostics)
 
 
 def _updates(reducer: Reducer, summed: bool, results: Results, round_: Round) -> Updates:
@@ -234,19 +234,25 @@ def _updates(reducer: Reducer, summed: bool, results: Results, round_: Round) ->
     return Updates(**known, start=globals_, leaves=leaves, weighted=weighted, loss=loss, hyper=round_.hyper)
 
 
-def _ruled(groups: Sequence[RuleGroup], updates: Updates, states: tuple[Tree, ...]) -> tuple[Tree, tuple[Tree, ...]]:
-    """What the cells' rules make of a round: (next globals, next states)."""
+def _ruled(
+    groups: Sequence[RuleGroup], updates: Updates, states: tuple[Tree, ...]
+) -> tuple[Tree, tuple[Tree, ...], Diagnostics]:
+    """What the cells' rules make of a round: (next globals, next states, diagnostics)."""
     globals_, next_states = updates.start, []
+    diagnostics: dict[str, jax.Array] = {}
     for group, state in zip(groups, states, strict=True):
 
         def one(updates: Updates, state: Tree, hyper: dict, build: Callable[..., Rule] = group.build) -> tuple:
             rule = build(**hyper)
             return rule.aggregate(updates, state) if updates.leaves is None else combine(rule, updates, state)
 
-        new, state = jax.vmap(one)(_members(group, updates), state, _traced(group))
+        new, state, told = jax.vmap(one)(_members(group, updates), state, _traced(group))
         globals_ = jax.tree.map(lambda old, new, cells=group.cells: old.at[cells].set(new), globals_, new)
         next_states.append(state)
-    return globals_, tuple(next_states)
+        for name, values in told.items():
+            nothing = diagnostics.get(name, jnp.full((len(updates.rows), *values.shape[1:]), jnp.nan))
+            diagnostics[name] = nothing.at[group.cells].set(values)
+    return globals_, tuple(next_states), diagnostics
 
 
 def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
