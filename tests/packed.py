@@ -21,7 +21,7 @@ from fedjax_paradox.federated.local import Local
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine, first_of
 from fedjax_paradox.federated.trainer import Data, Training
 from fedjax_paradox.federated.types import Hyper, Participants
 
@@ -30,6 +30,7 @@ GENERATOR = np.random.default_rng(0)
 TOKENS = GENERATOR.integers(1, WORDS, (60, LENGTH)).astype(np.int32)  # without padding, which `apply` would read
 LABELS = GENERATOR.integers(0, CLASSES, 60).astype(np.int32)
 LABELS[40:] %= 2  # so that some clients lack a class
+EMBEDDINGS, RANK, SCALE = GENERATOR.normal(size=(WORDS, WIDTH)).astype(np.float32), 2, 1.5
 
 
 class Cell(NamedTuple):
@@ -48,10 +49,13 @@ class Cell(NamedTuple):
     def class_counts(self) -> np.ndarray:
         return np.array([np.bincount(LABELS[rows], minlength=CLASSES) for rows in self.rows], np.float32)
 
-    def start(self) -> dict[str, np.ndarray]:
+    def start(self, model: str = "bag") -> dict:
         generator = np.random.default_rng(self.seed)
-        shapes = {"table": (WORDS, WIDTH), "matrix": (WIDTH, CLASSES)}
-        return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        draw = lambda *shape: generator.normal(size=shape).astype(np.float32)  # noqa: E731
+        if model == "bag":
+            return {"table": draw(WORDS, WIDTH), "matrix": draw(WIDTH, CLASSES)}
+        pair = {"lora_a": draw(WIDTH, RANK), "lora_b": draw(RANK, CLASSES), "base_kernel": draw(WIDTH, CLASSES)}
+        return {"layer": pair, "bias": draw(CLASSES)}
 
     def sampled(self, round_: int) -> np.ndarray:
         return schedule.sample_clients(np.flatnonzero(self.sizes), self.participation, self.seed, round_)
@@ -85,6 +89,16 @@ def apply(params, frozen, tokens, key=None, rates=None):  # noqa: ARG001
     return mean @ params["matrix"]
 
 
+def lora_apply(params, frozen, tokens, key=None, rates=None):  # noqa: ARG001
+    """A kernel under a LoRA pair, on embeddings that are frozen."""
+    pair, mean = params["layer"], jnp.asarray(EMBEDDINGS)[tokens].mean(axis=1)
+    kernel = pair["base_kernel"] + SCALE * pair["lora_a"] @ pair["lora_b"]
+    return mean @ kernel + params["bias"][None]
+
+
+APPLY = {"bag": apply, "lora": lora_apply}
+
+
 def is_adapter(path):
     return path[0].key == "table"
 
@@ -92,7 +106,9 @@ def is_adapter(path):
 def builder(name):
     """A rule's function of its numbers, as the config knows it; or the given function."""
     given = {"fedavgw": {"is_adapter": is_adapter}}
-    given |= {each: {"num_clients": CLIENTS} for each in ("afl", "scaffold", "feddyn")}
+    of_each = ("afl", "scaffold", "feddyn", "ditto", "fedsa_lora", "local_only")
+    given |= {each: {"num_clients": CLIENTS} for each in of_each}
+    given |= {each: {"lora_scale": SCALE} for each in ("fedex_lora", "flora")}
     return functools.partial(RULES[name], **given.get(name, {})) if isinstance(name, str) else name
 
 
@@ -101,12 +117,12 @@ def traced(numbers: Numbers) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def engine(rule, rule_numbers: Numbers, objective: str, own: tuple[str, ...]) -> Engine:
+def engine(rule, rule_numbers: Numbers, objective: str, own: tuple[str, ...], model: str = "bag") -> Engine:
     group = RuleGroup(builder(rule), np.arange(len(CELLS)), traced(rule_numbers))
-    local = group.build(**{name: values[0] for name, values in group.hyper.items()}).local
-    training = Training(apply, OBJECTIVES[objective], "sgd", own, local or Local())
+    local = first_of(group).local
+    training = Training(APPLY[model], OBJECTIVES[objective], "sgd", own, local or Local())
     # One with the sparse table; tests/test_engine.py has it under others.
-    return build_engine(trainer_of(training, "table" if objective == "fedprox" else None), apply, [group])
+    return build_engine(trainer_of(training, "table" if objective == "fedprox" else None), APPLY[model], [group])
 
 
 def numbers_of(own: Numbers, dropout: float) -> Hyper:
@@ -114,17 +130,17 @@ def numbers_of(own: Numbers, dropout: float) -> Hyper:
     return Hyper(*local, {"dropout": np.full(len(CELLS), dropout, np.float32)}, traced(own))
 
 
-def jobs_of(round_: int) -> tuple[list[schedule.Job], Participants]:
-    """The round's jobs and who fills which slot, on one device."""
-    shape = (len(CELLS), SLOTS)
+def jobs_of(round_: int, each: int = 1) -> tuple[list[schedule.Job], Participants]:
+    """The round's jobs, so many of each participant, and who fills which slot, on one device."""
+    shape = (len(CELLS), SLOTS * each)
     clients = np.full(shape, np.iinfo(np.int32).max, np.int32)
     rows, steps, mask = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros((*shape, CLASSES), np.float32)
     jobs = []
     for index, cell in enumerate(CELLS):
-        for slot, client in enumerate(cell.sampled(round_)):
+        for slot, client in enumerate(np.repeat(cell.sampled(round_), each)):
             batches = cell.batches(round_, client)
-            jobs.append(schedule.Job(index, index * SLOTS + slot, int(client), cell.seed, batches))
+            jobs.append(schedule.Job(index, index * shape[1] + slot, int(client), cell.seed, batches))
             clients[index, slot], mask[index, slot] = client, True
             rows[index, slot], steps[index, slot] = cell.sizes[client], len(batches)
             counts[index, slot] = cell.class_counts[client]
@@ -152,20 +168,27 @@ class Round(NamedTuple):
     states: dict  # the rule's, before the round
     participants: Participants
     after: dict
+    served: dict | None  # [P, N, ...], of rules that serve each client a model of its own
 
 
 @functools.cache
 def rounds(
-    rule, rule_numbers: Numbers = (), objective: str = "cross_entropy", own: Numbers = (), dropout: float = 0.0
+    rule,
+    rule_numbers: Numbers = (),
+    objective: str = "cross_entropy",
+    own: Numbers = (),
+    dropout: float = 0.0,
+    model: str = "bag",
 ) -> list[Round]:
-    chosen = engine(rule, rule_numbers, objective, tuple(name for name, _ in own))
+    chosen = engine(rule, rule_numbers, objective, tuple(name for name, _ in own), model)
+    each = first_of(RuleGroup(builder(rule), np.arange(len(CELLS)), traced(rule_numbers))).jobs
     hyper, data = chosen.replicate(numbers_of(own, dropout)), Data(jnp.asarray(TOKENS), jnp.asarray(LABELS))
-    globals_ = chosen.replicate(stack([cell.start() for cell in CELLS]))
+    globals_ = chosen.replicate(stack([cell.start(model) for cell in CELLS]))
     states = chosen.init_rules(globals_)
-    lanes, buffer = chosen.start(globals_, LANES, len(CELLS) * SLOTS)
+    lanes, buffer = chosen.start(globals_, LANES, len(CELLS) * SLOTS * each)
     seen = []
     for round_ in range(1, ROUNDS + 1):
-        jobs, people = jobs_of(round_)
+        jobs, people = jobs_of(round_, each)
         if chosen.needs_start_loss:
             people = with_start_loss(chosen, people, globals_, data)
         buffer, told, unweighable = chosen.begin(globals_, states, buffer, people)
@@ -176,7 +199,9 @@ def rounds(
             buffer = chosen.store(buffer, lanes, inputs, chunk)
         after, next_states, outcome = chosen.aggregate(states, buffer, inputs)
         assert outcome.finite.all()
-        seen.append(Round(*jax.tree.map(np.asarray, (globals_, states[0], people, after))))
+        served = None if chosen.serve is None else chosen.serve(after, next_states)
+        served = jax.tree.map(lambda leaf: leaf.reshape(len(CELLS), CLIENTS, *leaf.shape[1:]), served)
+        seen.append(Round(*jax.tree.map(np.asarray, (globals_, states[0], people, after, served))))
         globals_, states = after, next_states
     return seen
 

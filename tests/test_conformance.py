@@ -17,19 +17,24 @@ from packed import (
     CELLS,
     CLASSES,
     CLIENTS,
+    EMBEDDINGS,
     LABELS,
     LENGTH,
+    RANK,
     ROUNDS,
+    SCALE,
     TOKENS,
     WIDTH,
     WORDS,
     Cell,
     is_adapter,
+    rounds,
     run,
     shared_programs,  # noqa: F401
 )
 
 from fedjax_paradox.federated import methods, objectives, rules
+from fedjax_paradox.federated.local import merged
 
 pytestmark = pytest.mark.conformance
 
@@ -44,8 +49,12 @@ ADAPTIVE = dict.fromkeys(("fedadagrad", "fedadam", "fedyogi"), 1e-4)
 
 
 def flat(leaves: dict) -> np.ndarray:
-    """A model as one vector: the table, then the matrix."""
-    return np.concatenate([leaves["table"].ravel(), leaves["matrix"].ravel()]).astype(np.float64)
+    """A model as one vector: the table, then the matrix; or A, B, kernel and bias."""
+    if "layer" in leaves:
+        parts = [*(leaves["layer"][name] for name in ("lora_a", "lora_b", "base_kernel")), leaves["bias"]]
+    else:
+        parts = [leaves[name] for name in ("table", "matrix")]
+    return np.concatenate([np.ravel(leaf) for leaf in parts]).astype(np.float64)
 
 
 TABLE = np.arange(WORDS * WIDTH + WIDTH * CLASSES) < WORDS * WIDTH
@@ -111,6 +120,7 @@ class Federation(NamedTuple):
     cell: Cell
     by_logits: Callable[..., np.ndarray] = cross_entropy
     mu: float = 0.0  # FedProx, eq. 2
+    trained: Any = 1.0  # 0 at what is not
 
     @property
     def start(self) -> np.ndarray:
@@ -135,23 +145,67 @@ class Federation(NamedTuple):
         rows = self.cell.rows[client]
         return -np.mean(log_softmax(forward(w, rows)[1])[np.arange(len(rows)), LABELS[rows]])
 
-    def train(self, x: np.ndarray, round_: int, correct: Callable = lambda g, w, client: g) -> Trained:  # noqa: ARG005
-        """Every participant's local update; `correct` changes a gradient at w."""
+    def train(
+        self,
+        x: np.ndarray,
+        round_: int,
+        correct: Callable = lambda g, w, client: g,  # noqa: ARG005
+        start: np.ndarray | None = None,
+    ) -> Trained:
+        """Every participant's local update; `correct` changes a gradient at w; each begins at its `start` [N, ...]."""
         (rate, momentum, decay, _), clients, found = self.cell.local, self.cell.sampled(round_), []
         for client in clients:
-            w, buffer = x.copy(), np.zeros_like(x)
+            w, buffer = (x if start is None else start[client]).copy(), np.zeros_like(x)
             batches = self.cell.batches(round_, client)
             for batch in batches:
                 g = self.gradient(w, batch[batch >= 0], client) + self.mu * (w - x)
                 buffer = momentum * buffer + correct(g, w, client) + decay * w
-                w = w - rate * buffer
+                w = w - rate * buffer * self.trained
             found.append((client, self.cell.sizes[client], w, len(batches), self.loss(x, client)))
         return Trained(*map(np.array, zip(*found, strict=True)))
 
 
-# ---- the servers: each yields the global model of every round
+# Places of a kernel under a LoRA pair, and of a bias, in a vector.
+A, B, KERNEL, BIAS = np.split(
+    np.arange(WIDTH * RANK + RANK * CLASSES + WIDTH * CLASSES + CLASSES),
+    np.cumsum([WIDTH * RANK, RANK * CLASSES, WIDTH * CLASSES]),
+)
 
-Server = Iterator[np.ndarray]
+
+def without(*places: np.ndarray) -> np.ndarray:
+    return (~np.isin(np.arange(BIAS[-1] + 1), np.concatenate(places))).astype(float)
+
+
+def pair_of(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return w[A].reshape(WIDTH, RANK), w[B].reshape(RANK, CLASSES)
+
+
+class Adapted(Federation):
+    """Embeddings that are frozen, and the kernel W + s A B with a bias."""
+
+    @property
+    def start(self) -> np.ndarray:
+        return flat(self.cell.start("lora"))
+
+    def logits(self, w: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (a, b), mean = pair_of(w), EMBEDDINGS[TOKENS[rows]].astype(np.float64).mean(axis=1)
+        return mean, mean @ (w[KERNEL].reshape(WIDTH, CLASSES) + SCALE * a @ b) + w[BIAS]
+
+    def gradient(self, w: np.ndarray, rows: np.ndarray, client: int) -> np.ndarray:
+        (a, b), (mean, z) = pair_of(w), self.logits(w, rows)
+        by_z = self.by_logits(z, LABELS[rows], self.cell.class_counts[client].astype(np.float64))
+        by_kernel = mean.T @ by_z
+        by_pair = (SCALE * by_kernel @ b.T, SCALE * a.T @ by_kernel)
+        return np.concatenate([*(each.ravel() for each in (*by_pair, by_kernel)), by_z.sum(axis=0)])
+
+    def loss(self, w: np.ndarray, client: int) -> float:
+        rows = self.cell.rows[client]
+        return -np.mean(log_softmax(self.logits(w, rows)[1])[np.arange(len(rows)), LABELS[rows]])
+
+
+# ---- the servers: each yields the global model of every round, or that and what every client is served
+
+Server = Iterator[Any]
 EVERY = range(1, ROUNDS + 1)
 
 
@@ -314,6 +368,84 @@ def feddyn(fed: Federation, alpha: float) -> Server:
         yield x
 
 
+def ditto(fed: Federation, lam: float) -> Server:
+    """Li et al. (Ditto), alg. 1: v_k - eta (grad F_k(v_k) + lam (v_k - w)), beside FedAvg."""
+    w, v = fed.start, np.tile(fed.start, (CLIENTS, 1))
+    for t in EVERY:
+        k, own = fed.train(w, t), fed.train(w, t, lambda g, y, client: g + lam * (y - w), v)  # noqa: ARG005, B023
+        w, v[k.client] = np.average(k.w, axis=0, weights=k.n), own.w
+        yield w, v.copy()
+
+
+def local_only(fed: Federation) -> Server:
+    v = np.tile(fed.start, (CLIENTS, 1))
+    for t in EVERY:
+        k = fed.train(fed.start, t, start=v)
+        v[k.client] = k.w
+        yield fed.start, v.copy()
+
+
+def ffa_lora(fed: Federation) -> Server:
+    """Sun et al.: A is not trained."""
+    return fedavg(fed._replace(trained=without(A)))
+
+
+def fedsa_lora(fed: Federation) -> Server:
+    """Guo et al.: A (and what is no pair) is averaged, B stays with its client."""
+    x, own = fed.start, np.tile(fed.start[B], (CLIENTS, 1))
+    for t in EVERY:
+        every = np.tile(x, (CLIENTS, 1))
+        every[:, B] = own
+        k = fed.train(x, t, start=every)
+        own[k.client] = k.w[:, B]
+        x = np.where(without(B) == 1, np.average(k.w, axis=0, weights=k.n), x)
+        served = np.tile(x, (CLIENTS, 1))
+        served[:, B] = own
+        yield x, served
+
+
+def mean_product(k: Trained) -> np.ndarray:
+    return np.average([np.matmul(*pair_of(w)) for w in k.w], axis=0, weights=k.n)
+
+
+def flexlora(fed: Federation) -> Server:
+    """Bai et al.: the singular value decomposition of the mean product, cut at the rank, its roots on both sides."""
+    x = fed.start
+    for t in EVERY:
+        k = fed.train(x, t)
+        x = np.average(k.w, axis=0, weights=k.n)
+        u, s, v = np.linalg.svd(mean_product(k), full_matrices=False)
+        a, b = u[:, :RANK] * np.sqrt(s[:RANK]), np.sqrt(s[:RANK])[:, None] * v[:RANK]
+        sign = np.sign([column[np.abs(column).argmax()] for column in a.T])  # which the docstring's code fixes
+        x[A], x[B] = (a * sign).ravel(), (sign[:, None] * b).ravel()
+        yield x
+
+
+def fedex_lora(fed: Federation) -> Server:
+    """Singhal et al., eq. 5: the residual of the mean product goes into the kernel."""
+    fed = fed._replace(trained=without(KERNEL))
+    x = fed.start
+    for t in EVERY:
+        k = fed.train(x, t)
+        kernel, x = x[KERNEL], np.average(k.w, axis=0, weights=k.n)
+        x[KERNEL] = kernel + SCALE * (mean_product(k) - np.matmul(*pair_of(x))).ravel()
+        yield x
+
+
+def flora(fed: Federation) -> Server:
+    """Wang et al.: the stacked pairs go into the kernel; then fresh ones, drawn as the docstring says."""
+    fed = fed._replace(trained=without(KERNEL))
+    x = fed.start
+    for t in EVERY:
+        k = fed.train(x, t)
+        kernel, x = x[KERNEL], np.average(k.w, axis=0, weights=k.n)
+        x[KERNEL] = kernel + SCALE * mean_product(k).ravel()
+        key = jax.random.split(jax.random.key(t - 1), 4)[0]  # the first of four leaves
+        x[A] = np.asarray(jax.random.uniform(key, (WIDTH, RANK), minval=-(WIDTH**-0.5), maxval=WIDTH**-0.5)).ravel()
+        x[B] = 0.0
+        yield x
+
+
 def adam_of_fedavgw(fed: Federation, lr: float, beta: float) -> Server:
     """Kingma & Ba, 2015, alg. 1, of x - (FedAvgW's mean); b1 = 0.9, b2 = 0.99, eps = 0.01."""
     x, m, v = fed.start, 0.0, 0.0
@@ -348,7 +480,16 @@ METHODS: dict[str, tuple[Callable[..., Server], dict[str, tuple[float, ...]]]] =
     "trimmed_mean": (trimmed_mean, {"trim": (0.2, 0.4, 0.0)}),
     "scaffold": (scaffold, {"lr": (1.0, 0.5, 1.0)}),
     "feddyn": (feddyn, {"alpha": (0.01, 0.1, 1.0)}),
+    "ditto": (ditto, {"lam": (0.1, 1.0, 0.0)}),
+    "local_only": (local_only, {}),
+    "ffa_lora": (ffa_lora, {}),
+    "fedsa_lora": (fedsa_lora, {}),
+    "flexlora": (flexlora, {}),
+    "fedex_lora": (fedex_lora, {}),
+    "flora": (flora, {}),
 }
+# Those that speak of LoRA pairs.
+PAIRED = ("ffa_lora", "fedsa_lora", "flexlora", "fedex_lora", "flora")
 
 # Likewise; the third cell's is cross-entropy.
 SMOOTHING = {"smoothing": (0.0, 0.1, 0.0)}
@@ -379,10 +520,11 @@ def federation(objective: str, index: int) -> Federation:
 
 def assert_conforms(got: list[dict], expected: Callable[[int], Server], change: float = TOLERANCE) -> None:
     """Each leaf of each round, relative to itself by `TOLERANCE` and relative to what training changed by `change`."""
-    for index, cell in enumerate(CELLS):
-        start, wanted = flat(cell.start()), list(expected(index))
+    for index in range(len(CELLS)):
+        wanted, start = list(expected(index)), flat(jax.tree.map(lambda leaf, i=index: leaf[i], got[0]))
         ours = [flat(jax.tree.map(lambda leaf, i=index: leaf[i], each)) for each in got[1:]]
-        for (a, b), leaf in itertools.product(zip(ours, wanted, strict=True), (TABLE, ~TABLE)):
+        parts = (TABLE, ~TABLE) if len(start) == len(TABLE) else (A, B, KERNEL, BIAS)
+        for (a, b), leaf in itertools.product(zip(ours, wanted, strict=True), parts):
             error, size, moved = (np.linalg.norm(x[leaf]) for x in (a - b, b, b - start))
             assert error <= min(TOLERANCE * size, change * moved), (index, error / size, error / moved)
 
@@ -396,9 +538,17 @@ def test_every_name_of_the_config_has_a_reference() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method(name: str) -> None:
     server, numbers = METHODS[name]
-    got = run(name, hashable(numbers))
-    expected = lambda index: server(Federation(CELLS[index]), **of_cell(numbers, index))  # noqa: E731
-    assert_conforms(got, expected, ADAPTIVE.get(name, TOLERANCE))
+    clients, model = (Adapted, "lora") if name in PAIRED else (Federation, "bag")
+    seen = rounds(name, hashable(numbers), model=model)
+    expected = [list(server(clients(cell), **of_cell(numbers, index))) for index, cell in enumerate(CELLS)]
+    if isinstance(expected[0][0], tuple):
+        for index, each in enumerate(expected):
+            for ours, (_, served) in zip(seen, each, strict=True):
+                own = [flat(jax.tree.map(lambda leaf, i=index, n=n: leaf[i, n], ours.served)) for n in range(CLIENTS)]
+                np.testing.assert_allclose(own, served, rtol=TOLERANCE, atol=TOLERANCE * np.abs(served).max())
+        expected = [[x for x, _ in each] for each in expected]
+    got = [seen[0].before, *(each.after for each in seen)]
+    assert_conforms(got, expected.__getitem__, ADAPTIVE.get(name, TOLERANCE))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -411,6 +561,18 @@ def test_logit_adjustment_under_fedavgm() -> None:
     server, numbers = METHODS["fedavgm"]
     got = run("fedavgm", hashable(numbers), "logit_adjustment", hashable(OBJECTIVES["logit_adjustment"][1]))
     assert_conforms(got, lambda index: server(federation("logit_adjustment", index), **of_cell(numbers, index)))
+
+
+def test_ffa_lora_under_scaffold() -> None:
+    def rule(lr: Any) -> rules.Rule:
+        server = methods.scaffold(CLIENTS, lr)
+        return server._replace(local=merged(server.local, methods.ffa_lora().local))
+
+    numbers = {"lr": (1.0, 0.5, 1.0)}
+    seen = rounds(rule, hashable(numbers), model="lora")
+    clients = [Adapted(cell, trained=without(A)) for cell in CELLS]
+    got = [seen[0].before, *(each.after for each in seen)]
+    assert_conforms(got, lambda index: scaffold(clients[index], **of_cell(numbers, index)))
 
 
 def test_fedavgws_weights_under_adam() -> None:

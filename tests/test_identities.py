@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed import (
+    APPLY,
     BATCH,
     CELLS,
     LABELS,
@@ -16,7 +17,6 @@ from packed import (
     TOKENS,
     Cell,
     Round,
-    apply,
     builder,
     engine,
     numbers_of,
@@ -24,10 +24,11 @@ from packed import (
     run,
     shared_programs,  # noqa: F401
 )
-from test_conformance import METHODS, OBJECTIVES, flat, hashable
+from test_conformance import METHODS, OBJECTIVES, PAIRED, flat, hashable
 
 from fedjax_paradox.federated import objectives, trainer
 from fedjax_paradox.federated.local import Learner, Local, local_update, merged, sgd
+from fedjax_paradox.federated.personal import for_each
 from fedjax_paradox.federated.rules import combine
 from fedjax_paradox.federated.trainer import Data, Told
 from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
@@ -100,17 +101,17 @@ def test_a_little_tilt_is_almost_the_mean() -> None:
 
 
 @functools.cache
-def client_halves(objective: str, rule: str | None):
-    """`local_update` of every slot of a cell: [K, ...] of all arguments but the incoming model and the numbers."""
+def client_halves(objective: str, rule: str | None, model: str):
+    """`local_update` of every slot of a cell: [K, ...] of all arguments but the numbers."""
     method = built(rule, 0).local if rule else None
 
     def one(start, hyper, batches, key, rows, steps, counts, message):
         client = Client(rows, steps, counts, start, message, hyper)
         half = merged(method or Local(), objectives.OBJECTIVES[objective](**hyper.own))
-        model = lambda leaves, tokens, key: apply(leaves, {}, tokens, key, hyper.rates)  # noqa: E731
-        return local_update(Learner(model, half, sgd), batches, key, client)
+        logits = lambda leaves, tokens, key: APPLY[model](leaves, {}, tokens, key, hyper.rates)  # noqa: E731
+        return local_update(Learner(logits, half, sgd), batches, key, client)
 
-    return jax.jit(jax.vmap(one, in_axes=(None, None, *[0] * 6)))
+    return jax.jit(jax.vmap(one, in_axes=(0, None, *[0] * 6)))
 
 
 def built(rule: str, cell: int):
@@ -120,7 +121,7 @@ def built(rule: str, cell: int):
 
 def batches_of(cell: Cell, people: Participants, round_: int) -> tuple[tuple, jax.Array]:
     """([K, S, B, ...] tokens, labels and mask; keys [K]); nothing but masked rows in a slot without a client."""
-    rows = np.full((SLOTS, STEPS, BATCH), -1, np.int32)
+    rows = np.full((len(people.rows), STEPS, BATCH), -1, np.int32)
     for slot in np.flatnonzero(people.mask):
         own = cell.batches(round_, people.client[slot])
         rows[slot, : len(own)] = own
@@ -131,13 +132,15 @@ def batches_of(cell: Cell, people: Participants, round_: int) -> tuple[tuple, ja
 def plain_round(seen: Round, rule: str, objective: str, index: int, round_: int, hyper: Hyper) -> dict:
     """A round of one cell as its rule and `local_update` define it."""
     start, state, people = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), seen[:3])
+    model = "lora" if rule in PAIRED else "bag"
     method, hyper = built(rule, index), jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), hyper)
     message = () if method.send is None else method.send(start, state, people)
-    train = client_halves(objective, rule if method.local else None)
+    starts = for_each(start, len(people.rows)) if method.start is None else method.start(start, state, people)
+    train = client_halves(objective, rule if method.local else None, model)
     known = people._asdict()
     del known["device"]
     batches, keys = batches_of(CELLS[index], people, round_)
-    leaves, loss = train(start, hyper, batches, keys, people.rows, people.steps, people.class_counts, message)
+    leaves, loss = train(starts, hyper, batches, keys, people.rows, people.steps, people.class_counts, message)
     updates = Updates(**known, start=start, leaves=leaves, weighted=None, loss=loss, hyper=hyper)
     return combine(method, updates, state)[0]
 
@@ -150,7 +153,8 @@ def test_packing_computes_local_update_under_every_method(rule: str, objective: 
     """Three lanes, three cells, an empty client and an empty slot, dropout on: the same bits are drawn."""
     own = hashable(OBJECTIVES[objective][1]) if rule == "fedavg" else ()
     hyper = numbers_of(own, dropout=0.3)
-    for round_, seen in enumerate(rounds(rule, hashable(METHODS[rule][1]), objective, own, 0.3), 1):
+    model = "lora" if rule in PAIRED else "bag"
+    for round_, seen in enumerate(rounds(rule, hashable(METHODS[rule][1]), objective, own, 0.3, model), 1):
         for index in range(len(CELLS)):
             expected = plain_round(seen, rule, objective, index, round_, hyper)
             got = jax.tree.map(lambda leaf, i=index: leaf[i], seen.after)
@@ -166,7 +170,7 @@ def test_a_round_without_anybody_changes_nothing(name: str) -> None:
     )
     nobody = seen.participants._replace(mask=np.zeros_like(seen.participants.mask))
     _, buffer = chosen.start(seen.before, LANES, len(CELLS) * SLOTS)
-    told = Told(nobody, (), None)
+    told = Told(nobody, None, (), None)
     data = Data(TOKENS, LABELS)
     inputs = trainer.Round(seen.before, numbers_of((), 0.0), told, {}, data)
     after, (states,), _ = chosen.aggregate((seen.states,), buffer, inputs)

@@ -29,7 +29,12 @@ ALLOWED = {
     "federated/local.py": (CORE, ("jax", "optax")),
     "federated/objectives.py": ((*CORE, "federated/local.py"), ("jax", "optax")),
     "federated/rules.py": (CORE, ("jax", "optax")),
-    "federated/methods.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
+    "federated/personal.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
+    "federated/adapters.py": ((*CORE, "federated/rules.py"), ("jax",)),
+    "federated/methods.py": (
+        (*CORE, "federated/adapters.py", "federated/local.py", "federated/personal.py", "federated/rules.py"),
+        ("jax", "optax"),
+    ),
     "federated/trainer.py": ((*CORE, "federated/local.py"), ("jax", "optax")),
     "federated/sparse.py": ((*CORE, "federated/trainer.py"), ("jax", "optax")),
     "federated/lazy.py": ((*CORE, "federated/local.py", "federated/sparse.py", "federated/trainer.py"), ("jax",)),

@@ -23,6 +23,11 @@ def updates(seed=0, rows=(10.0, 40.0, 5.0, 1.0), mask=(True, True, True, True)):
     leaves = {
         "adapter": {"a": jnp.asarray(generator.normal(size=(K, 3, 2)), jnp.float32)},
         "head": jnp.asarray(generator.normal(size=(K, 5)), jnp.float32),
+        "layer": {
+            "lora_a": jnp.asarray(generator.normal(size=(K, 4, 2)), jnp.float32),
+            "lora_b": jnp.asarray(generator.normal(size=(K, 2, 3)), jnp.float32),
+            "base_kernel": jnp.asarray(generator.normal(size=(K, 4, 3)), jnp.float32),
+        },
     }
     return Updates(
         start=jax.tree.map(lambda leaf: leaf[0] * 0 + 7, leaves),
@@ -57,11 +62,22 @@ RULES = {
     "trimmed_mean": (methods.trimmed_mean, {"trim": 0.25}),
     "scaffold": (partial(methods.scaffold, CLIENTS), {"lr": 1.0}),
     "feddyn": (partial(methods.feddyn, CLIENTS), {"alpha": 0.1}),
+    "ditto": (partial(methods.ditto, CLIENTS), {"lam": 0.1}),
+    "ffa_lora": (methods.ffa_lora, {}),
+    "fedsa_lora": (partial(methods.fedsa_lora, CLIENTS), {}),
+    "flexlora": (methods.flexlora, {}),
+    "fedex_lora": (partial(methods.fedex_lora, 2.0), {}),
+    "flora": (partial(methods.flora, 2.0), {}),
+    "local_only": (partial(methods.local_only, CLIENTS), {}),
     "centralised": (methods.centralised, {}),
 }
 
 # Their servers move on from the start by steps of their own, wherever the clients agree to be.
-STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn"}
+STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn", "local_only"}
+# Leaves of LoRA that stay where they were, start anew, or have another factorisation of the same product.
+ELSEWHERE = {"ffa_lora", "fedsa_lora", "flexlora", "fedex_lora", "flora"}
+# Two slots of each client, side by side.
+IN_PAIRS = {"ditto"}
 
 
 @pytest.fixture(params=RULES)
@@ -92,27 +108,35 @@ def test_every_named_rule_is_under_contract():
     assert set(methods.RULES) <= set(RULES)
 
 
-def test_masked_slot_is_inert_even_when_not_finite(case):
-    masked = updates(mask=(True, True, False, True))
-    empty = {name: getattr(masked, name).at[2].set(jnp.nan) for name in ("rows", "loss", "start_loss", "steps")}
-    past_the_end = masked.client.at[2].set(jnp.iinfo(jnp.int32).max)
-    leaves = jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), masked.leaves)
+@pytest.fixture
+def absent(request):
+    """The slots of one client."""
+    return np.array([2, 3] if request.node.callspec.params["case"] in IN_PAIRS else [2])
+
+
+def test_masked_slot_is_inert_even_when_not_finite(case, absent):
+    masked = updates(mask=~np.isin(np.arange(K), absent))
+    empty = {name: getattr(masked, name).at[absent].set(jnp.nan) for name in ("rows", "loss", "start_loss", "steps")}
+    past_the_end = masked.client.at[absent].set(jnp.iinfo(jnp.int32).max)
+    leaves = jax.tree.map(lambda leaf: leaf.at[absent].set(jnp.nan), masked.leaves)
     poisoned = masked._replace(leaves=leaves, client=past_the_end, **empty)
-    chex.assert_trees_all_close(apply(*case, poisoned), apply(*case, slots(masked, np.array([0, 1, 3]))), rtol=1e-5)
+    others = slots(masked, np.setdiff1d(np.arange(K), absent))
+    # Sums in another order, of which a decomposition of the sum sees the rounding.
+    chex.assert_trees_all_close(apply(*case, poisoned), apply(*case, others), rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(apply(*case, poisoned), apply(*case, masked))
 
 
-def test_nor_does_a_masked_slot_touch_the_state(case):
-    masked = updates(mask=(True, True, False, True))
-    one = masked._replace(client=masked.client.at[2].set(jnp.iinfo(jnp.int32).max))
-    poisoned = one._replace(leaves=jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), one.leaves))
+def test_nor_does_a_masked_slot_touch_the_state(case, absent):
+    masked = updates(mask=~np.isin(np.arange(K), absent))
+    one = masked._replace(client=masked.client.at[absent].set(jnp.iinfo(jnp.int32).max))
+    poisoned = one._replace(leaves=jax.tree.map(lambda leaf: leaf.at[absent].set(jnp.nan), one.leaves))
     states = [both(*case, given)[1] for given in (poisoned, one)]
     chex.assert_trees_all_equal(*states)
     chex.assert_tree_all_finite(states[0])
 
 
-def test_clients_can_be_permuted(case):
-    order = np.array([2, 0, 3, 1])
+def test_clients_can_be_permuted(case, request):
+    order = np.array([2, 3, 0, 1] if request.node.callspec.params["case"] in IN_PAIRS else [2, 0, 3, 1])
     given = updates()
     chex.assert_trees_all_close(  # sum order
         apply(*case, given), apply(*case, slots(given, order)), rtol=1e-5, atol=1e-6
@@ -127,7 +151,10 @@ def equal(given):
 def test_equal_updates_are_kept(name):
     same = equal(updates())
     expected = jax.tree.map(lambda leaf: leaf[0], same.leaves)
-    chex.assert_trees_all_close(apply(*RULES[name], same), expected, rtol=1e-5)  # weights sum to 1 within rounding
+    got = apply(*RULES[name], same)
+    if name in ELSEWHERE:
+        del got["layer"], expected["layer"]
+    chex.assert_trees_all_close(got, expected, rtol=1e-5)  # weights sum to 1 within rounding
 
 
 def test_who_steps_away_from_equal_updates_says_so(case, request):
@@ -142,15 +169,14 @@ def known(given):
 
 
 @pytest.mark.parametrize("mask", [(True,) * K, (True, False, True, True)])
-def test_a_rule_with_weights_needs_no_more_than_the_sum_by_them(case, mask):
+def test_a_rule_with_weights_known_ahead_needs_no_more_than_the_sum_by_them(case, mask):
     """Weights from `Participants` where they are known before training, and then without any client's leaves."""
     build, numbers = case
     rule, given = build(**numbers), updates(mask=mask)
-    if rule.weights is None:
-        assert not rule.ahead
-        return
+    if not rule.ahead:
+        return  # it reads the clients' leaves
     state = rule.init(given.start)
-    weights = rule.weights(known(given) if rule.ahead else given, given.start, state)
+    weights = rule.weights(known(given), given.start, state)
     total = jax.tree.map(lambda w, leaf: jnp.tensordot(jnp.where(given.mask, w, 0.0), leaf, 1), weights, given.leaves)
     summed = rule.aggregate(given._replace(leaves=None, weighted=total), state)
     chex.assert_trees_all_close(summed, rules.combine(rule, given, state), rtol=1e-5, atol=1e-6)  # sum order
@@ -184,11 +210,33 @@ def test_numbers_are_data(case):
     @jax.jit
     @chex.assert_max_traces(n=1)
     def once(numbers, given):
-        return eager(build, numbers, given)
+        rule = build(**numbers)
+        told = () if rule.send is None else rule.send(given.start, rule.init(given.start), known(given))
+        return eager(build, numbers, given), told
 
     results = [once({name: value * scale for name, value in numbers.items()}, updates()) for scale in (0.5, 0.7, 1.0)]
     changed = not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, results[::2]), strict=True))
     assert changed == bool(numbers)  # the state of the next round among them
+
+
+def effective(leaves, scale=2.0):
+    pair = leaves["layer"]
+    return np.asarray(pair["base_kernel"], np.float64) + scale * np.matmul(pair["lora_a"], pair["lora_b"])
+
+
+@pytest.mark.parametrize("name", ["fedex_lora", "flora", "flexlora"])
+def test_the_effective_weight_is_the_exact_mean_of_the_clients(name):
+    """FlexLoRA at full rank, which a pair of rank 3 has on a kernel of 4 by 3."""
+    given, generator = updates(), np.random.default_rng(3)
+    pair = {"lora_a": generator.normal(size=(K, 4, 3)), "lora_b": generator.normal(size=(K, 3, 3))}
+    kernel = jnp.broadcast_to(given.leaves["layer"]["base_kernel"][:1], (K, 4, 3))  # all have the frozen one
+    layer = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in pair.items()} | {"base_kernel": kernel}
+    start = {**given.start, "layer": jax.tree.map(lambda leaf: leaf[0], layer)}
+    given = given._replace(leaves={**given.leaves, "layer": layer}, start=start)
+    got, mean = apply(*RULES[name], given), weighted(effective(given.leaves), [10, 40, 5, 1])
+    np.testing.assert_allclose(effective(got), mean, rtol=1e-4, atol=1e-5)  # float32 against float64
+    plain = apply(rules.fedavg, {}, given)
+    assert np.abs(effective(plain) - mean).max() > 0.1
 
 
 def test_median_of_one_client_is_that_client():

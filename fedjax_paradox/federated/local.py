@@ -93,7 +93,12 @@ def local_step(
     """
     (params, optimizer_state), (tokens, labels, mask), local = state, batch, learner.local
 
+    def held(path: tuple, leaf: jax.Array) -> jax.Array:
+        # Zero gradients that are never computed.
+        return leaf if local.trains is None or local.trains(path) else jax.lax.stop_gradient(leaf)
+
     def total(leaves: Tree) -> jax.Array:
+        leaves = jax.tree_util.tree_map_with_path(held, leaves) if local.trains else leaves
         logits = learner.apply(leaves, tokens, key)
         if local.loss is None:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

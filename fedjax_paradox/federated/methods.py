@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_paradox.federated.adapters import fedex_lora, ffa_lora, flexlora, flora
 from fedjax_paradox.federated.local import Number
+from fedjax_paradox.federated.personal import ditto, fedsa_lora, local_only
 from fedjax_paradox.federated.rules import (
+    along,
+    changes,
     fedavg,
     fedavgw,
     normalise,
+    of_clients,
     stateless,
     uniform,
     weighted_mean,
@@ -145,7 +150,7 @@ def qfedavg(q: Number = 1.0) -> Rule:
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         steep = 1.0 / updates.hyper.learning_rate
-        change = _changes(updates)
+        change = changes(updates)
         squares = sum(jnp.sum(jnp.square(leaf).reshape(len(leaf), -1), axis=1) for leaf in jax.tree.leaves(change))
         loss = jnp.where(updates.mask, jnp.maximum(updates.start_loss, 1e-10), 1.0)
         power = jnp.where(updates.mask, loss**q, 0.0)
@@ -154,20 +159,6 @@ def qfedavg(q: Number = 1.0) -> Rule:
         return jax.tree.map(lambda x, d: x + jnp.tensordot(scale, d, 1), updates.start, change), state, {"h": bounds}
 
     return Rule(stateless, aggregate, needs_start_loss=True)
-
-
-def _changes(updates: Updates) -> Tree:
-    """[K, ...], trained leaves - start; 0 in slots without a client."""
-
-    def change(start: jax.Array, leaf: jax.Array) -> jax.Array:
-        return jnp.where(_along(updates.mask, leaf), leaf - start[None], 0.0)
-
-    return jax.tree.map(change, updates.start, updates.leaves)
-
-
-def _along(values: jax.Array, leaf: jax.Array) -> jax.Array:
-    """[K] against a leaf [K, ...]."""
-    return values.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 # ---- other means
@@ -186,7 +177,7 @@ def fednova() -> Rule:
         lengths = (steps - momentum * (1.0 - momentum**steps) / (1.0 - momentum)) / (1.0 - momentum)
         rows = normalise(updates.rows, updates.mask)
         effective = jnp.sum(rows * lengths)
-        share, change = rows / lengths * effective, _changes(updates)
+        share, change = rows / lengths * effective, changes(updates)
         new = jax.tree.map(lambda x, d: x + jnp.tensordot(share, d, 1), updates.start, change)
         return new, state, {"effective_steps": effective}
 
@@ -199,8 +190,8 @@ def _ordered(updates: Updates, share: Callable[[jax.Array, jax.Array], jax.Array
     weights = share(ranks, jnp.sum(updates.mask.astype(jnp.float32)))
 
     def leaf_mean(leaf: jax.Array) -> jax.Array:
-        rising = jnp.sort(jnp.where(_along(updates.mask, leaf), leaf, jnp.inf), axis=0)
-        return jnp.sum(jnp.where(_along(weights > 0, leaf), _along(weights, leaf) * rising, 0.0), axis=0)
+        rising = jnp.sort(jnp.where(along(updates.mask, leaf), leaf, jnp.inf), axis=0)
+        return jnp.sum(jnp.where(along(weights > 0, leaf), along(weights, leaf) * rising, 0.0), axis=0)
 
     return jax.tree.map(leaf_mean, updates.leaves)
 
@@ -243,14 +234,14 @@ def scaffold(num_clients: int, lr: Number = 1.0) -> Rule:
         return jax.tree.map(jnp.zeros_like, globals_), every
 
     def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
-        return jax.tree.map(lambda c, own: c[None] - own, state[0], _of(state[1], people.client))
+        return jax.tree.map(lambda c, own: c[None] - own, state[0], of_clients(state[1], people.client))
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         shared, every = state
-        hyper, change = updates.hyper, _changes(updates)
+        hyper, change = updates.hyper, changes(updates)
         scale = (1.0 - hyper.momentum) / (hyper.learning_rate * jnp.maximum(updates.steps, 1.0))
-        moved = jax.tree.map(lambda c, d: -c[None] - d * _along(scale, d), shared, change)
-        moved = jax.tree.map(lambda m: jnp.where(_along(updates.mask, m), m, 0.0), moved)
+        moved = jax.tree.map(lambda c, d: -c[None] - d * along(scale, d), shared, change)
+        moved = jax.tree.map(lambda m: jnp.where(along(updates.mask, m), m, 0.0), moved)
         every = jax.tree.map(lambda all_, m: all_.at[updates.client].add(m, mode="drop"), every, moved)
         shared = jax.tree.map(lambda c, m: c + jnp.sum(m, axis=0) / num_clients, shared, moved)
         weights = normalise(jnp.ones_like(updates.rows), updates.mask)
@@ -265,11 +256,6 @@ def _adding(client: Client) -> optax.GradientTransformation:
     return optax.stateless(lambda gradients, params: jax.tree.map(jnp.add, gradients, client.message))  # noqa: ARG005
 
 
-def _of(every: Tree, clients: jax.Array) -> Tree:
-    """[K, ...] of [N, ...]; zeros in slots without a client."""
-    return jax.tree.map(lambda leaf: jnp.take(leaf, clients, axis=0, mode="fill", fill_value=0.0), every)
-
-
 def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
     """FedDyn (Acar et al., 2021, alg. 1): gradients get -g_k + alpha (w - start); then g_k = g_k - alpha (w_k - start),
     h = h - alpha / N sum_k (w_k - start), next = plain mean of w_k - h / alpha."""
@@ -279,10 +265,10 @@ def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
         return jax.tree.map(jnp.zeros_like, globals_), every
 
     def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
-        return _of(state[1], people.client), jnp.full(people.client.shape, alpha, jnp.float32)
+        return of_clients(state[1], people.client), jnp.full(people.client.shape, alpha, jnp.float32)
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
-        change = _changes(updates)
+        change = changes(updates)
         every = jax.tree.map(lambda g, d: g.at[updates.client].add(-alpha * d, mode="drop"), state[1], change)
         server_ = jax.tree.map(lambda h, d: h - alpha * jnp.sum(d, axis=0) / num_clients, state[0], change)
         weights = normalise(jnp.ones_like(updates.rows), updates.mask)
@@ -312,7 +298,8 @@ def centralised() -> Rule:
     return fedavg()._replace(pooled=True)
 
 
-# Name in the config -> function of its numbers, and of `is_adapter` or `num_clients` where it asks for them.
+# Name in the config -> function of its numbers, and of `is_adapter`, `num_clients` or `lora_scale` where it asks for
+# them.
 RULES: dict[str, Callable[..., Rule]] = {
     "fedavg": fedavg,
     "uniform": uniform,
@@ -329,5 +316,12 @@ RULES: dict[str, Callable[..., Rule]] = {
     "trimmed_mean": trimmed_mean,
     "scaffold": scaffold,
     "feddyn": feddyn,
+    "ditto": ditto,
+    "ffa_lora": ffa_lora,
+    "fedsa_lora": fedsa_lora,
+    "flexlora": flexlora,
+    "fedex_lora": fedex_lora,
+    "flora": flora,
+    "local_only": local_only,
     "centralised": centralised,
 }

@@ -91,6 +91,25 @@ def weighted_sum(weights: Tree, updates: Updates) -> Tree:
     return jax.tree.map(leaf_sum, weights, updates.leaves, updates.start)
 
 
+def changes(updates: Updates) -> Tree:
+    """[K, ...], trained leaves - start; 0 in slots without a client."""
+
+    def change(start: jax.Array, leaf: jax.Array) -> jax.Array:
+        return jnp.where(along(updates.mask, leaf), leaf - start[None], 0.0)
+
+    return jax.tree.map(change, updates.start, updates.leaves)
+
+
+def along(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """[K] against a leaf [K, ...]."""
+    return values.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def of_clients(every: Tree, clients: jax.Array) -> Tree:
+    """[K, ...] of [N, ...]; zeros in slots without a client."""
+    return jax.tree.map(lambda leaf: jnp.take(leaf, clients, axis=0, mode="fill", fill_value=0.0), every)
+
+
 def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
     """`chosen` for the leaves whose key path `choose` accepts, `other` for the rest; both are weighted means.
 

@@ -27,6 +27,7 @@ class Told(NamedTuple):
     """What the jobs of a round are told before they start."""
 
     participants: Participants  # [P, K]
+    starts: Tree | None  # [P, K, ...], the leaves that they train from; None: their cell's globals
     messages: Tree  # [P, K, ...], of the rules; () where they send nothing
     weights: Tree | None  # like a cell's leaves, f32[P, K] each, where jobs are summed as they end
 

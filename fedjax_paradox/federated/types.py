@@ -32,7 +32,7 @@ class Client(NamedTuple):
     rows: Any  # f32[], train rows n_k
     steps: Any  # f32[], steps of this local update
     class_counts: Any  # f32[C], train rows of each class
-    start: Tree  # the global leaves that it starts from; without the table where that is trained sparsely
+    start: Tree  # the leaves that it starts from; without the table where that is trained sparsely
     message: Tree  # what the rule sent it; () where it sends nothing
     hyper: Hyper
 
@@ -78,7 +78,7 @@ class Updates(NamedTuple):
     mask: jax.Array
     steps: jax.Array
     start_loss: Any
-    start: Tree  # [...], the global leaves that the clients started from
+    start: Tree  # [...], the global leaves before the round
     leaves: Tree  # [K, ...], the clients' trained leaves; None where all rules have weights that are known `ahead`
     weighted: Tree  # [...], sum_k w_k leaves_k by the rule's `weights`; None for a rule without
     loss: jax.Array  # f32[K], mean training loss over the rows that the local update visited
@@ -96,9 +96,13 @@ class Rule(NamedTuple):
     not finite stops the run and names the client. With `ahead`, `weights` reads what `Participants` has and no more:
     clients are then added up as they finish, and nothing of them is kept.
 
-    send(globals, state, participants) -> Tree [K, ...], what each client is told; local: what it does with that, beside
-    the objective of the config. needs_start_loss: the incoming model's loss on every participant's train rows is asked.
+    send(globals, state, participants) -> Tree [K, ...], what each client is told; start, likewise, the leaves that it
+    trains from, where those are not the globals; local: what it does with both, beside the objective of the config.
+    serve(globals, state) -> leaves [num_clients, ...], the model that each client is scored with, where it is its own.
+    jobs: local updates of each participant, on the same batches, in slots side by side; K counts them all.
+    needs_start_loss: the incoming model's loss on every participant's train rows is asked.
     pooled: a round is one job on the rows of all clients, whatever they hold and whoever would be sampled.
+    owns_kernels: the frozen kernels that adapters are added to are leaves of each cell, named `base_kernel`.
     """
 
     init: Callable[[Tree], Tree]
@@ -106,9 +110,13 @@ class Rule(NamedTuple):
     weights: Callable[[Any, Tree, Tree], Tree] | None = None
     ahead: bool = False
     send: Callable[[Tree, Tree, Participants], Tree] | None = None
+    start: Callable[[Tree, Tree, Participants], Tree] | None = None
     local: Local | None = None
+    serve: Callable[[Tree, Tree], Tree] | None = None
+    jobs: int = 1
     needs_start_loss: bool = False
     pooled: bool = False
+    owns_kernels: bool = False
 
 
 class Outcome(NamedTuple):

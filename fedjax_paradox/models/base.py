@@ -39,6 +39,7 @@ class Model(NamedTuple):
     whether a leaf of `trainable`, named by its jax key path, is a LoRA factor. `rates`: the dropout rates
     that `apply` takes as data; a rate of 0 is structure and not among them. `table`: the trainable leaf f32[V, E],
     if any, that `apply` reads only as its rows at `tokens`, and never row 0; its training can then be sparse.
+    `lora_scale`: what the product of a LoRA pair is multiplied by.
     """
 
     init: Callable[[jax.Array], tuple[Params, Params]]
@@ -46,6 +47,7 @@ class Model(NamedTuple):
     is_adapter: Callable[[KeyPath], bool]
     rates: Mapping[str, float] = {}
     table: str | None = None
+    lora_scale: float = 1.0
 
 
 def split(params: Params, is_trainable: Callable[[KeyPath], bool]) -> tuple[Params, Params]:

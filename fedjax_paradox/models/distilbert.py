@@ -207,4 +207,5 @@ def transformer(
             return module.apply(params, tokens)
         return module.apply(params, tokens, own._replace(**rates or {}), rngs={"dropout": key})
 
-    return Model(init, apply, is_adapter, {name: rate for name, rate in own._asdict().items() if rate})
+    rates_ = {name: rate for name, rate in own._asdict().items() if rate}
+    return Model(init, apply, is_adapter, rates_, lora_scale=lora_alpha / lora_rank)

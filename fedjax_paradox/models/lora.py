@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from fedjax_paradox.models.base import Dropout, KeyPath, Params, Rate
+from fedjax_paradox.models.base import Dropout, KeyPath, Model, Params, Rate
 
 LORA_LEAVES = ("lora_a", "lora_b")
 
@@ -45,6 +46,37 @@ class LoRADense(nn.Module):
         update = (Dropout()(x, dropout) @ lora_a) * (self.alpha / self.rank) @ lora_b
         y = x @ kernel
         return y + jnp.broadcast_to(bias, y.shape) + update
+
+
+def with_own_kernels(model: Model) -> Model:
+    """The model with the kernels that its adapters are added to as leaves `base_kernel` beside these, float32.
+
+    ValueError for a model without adapters.
+    """
+
+    def own(trainable: Params, frozen: Params) -> tuple[Params, Params]:
+        if "lora_a" in trainable:
+            rest = {name: leaf for name, leaf in frozen.items() if name != "kernel"}
+            return {**trainable, "base_kernel": frozen["kernel"].astype(jnp.float32)}, rest
+        both = {name: own(trainable[name], frozen[name]) for name in trainable if name in frozen}
+        moved, rest = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
+        return {**trainable, **moved}, {**frozen, **rest}
+
+    def back(trainable: Params) -> Params:
+        if not isinstance(trainable, dict):
+            return trainable
+        return {"kernel" if name == "base_kernel" else name: back(leaf) for name, leaf in trainable.items()}
+
+    def apply(trainable: Params, *arguments: Any, **more: Any) -> jax.Array:
+        return model.apply(back(trainable), *arguments, **more)
+
+    if not any(model.is_adapter(path) for path, _ in _leaves(model)):
+        raise ValueError("there is no adapter")
+    return model._replace(init=lambda key: own(*model.init(key)), apply=apply)
+
+
+def _leaves(model: Model) -> list[tuple[KeyPath, Any]]:
+    return jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: model.init(jax.random.key(0))[0]))
 
 
 def export_peft(trainable: Params, folder: Path, *, base_model: str, alpha: float = 16.0, dropout: float = 0.1) -> None:

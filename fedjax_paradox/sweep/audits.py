@@ -139,7 +139,8 @@ def rule_weights(rule: str, setting: Setting, adapters: bool) -> Weights | None:
       InputError: an unknown rule, or numbers that do not fit it.
     """
     name, numbers = parse_call(rule)
-    build, (numbers,) = rule_builder(name, [numbers], lambda path: path[0].key == ADAPTERS, len(setting.train))
+    given = {"is_adapter": lambda path: path[0].key == ADAPTERS, "num_clients": len(setting.train), "lora_scale": 1.0}
+    build, (numbers,) = rule_builder(name, [numbers], given)
     built = build(**{key: np.float32(value) for key, value in numbers.items()}) if name in RULES else None
     if built is None or built.weights is None or not built.ahead or built.needs_start_loss or built.pooled:
         return None

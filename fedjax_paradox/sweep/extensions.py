@@ -26,24 +26,25 @@ from fedjax_paradox.models.base import Model
 from fedjax_paradox.registry import first_line, resolve
 
 # What a rule may ask for by name; not numbers of the config.
-GIVEN = ("is_adapter", "num_clients")
+GIVEN = ("is_adapter", "num_clients", "lora_scale")
 
 
 def rule_builder(
-    name: str, calls: Sequence[Mapping[str, float]], is_adapter: Callable, num_clients: int
+    name: str, calls: Sequence[Mapping[str, float]], given: Mapping[str, Any]
 ) -> tuple[partial[Rule], list[dict[str, float]]]:
     """(the function of its numbers that makes a rule, every call's numbers with the defaults filled in).
 
-    A rule that asks for `is_adapter`, or for `num_clients` to keep a state for each client, is given it.
+    Args:
+      given: what a rule that asks for it by name gets: `is_adapter`, `num_clients` to keep a state for each client,
+        `lora_scale`, by which adapters are multiplied.
 
     Raises:
       InputError: an unknown rule, or numbers that do not fit it.
     """
     build = resolve("rule", name, RULES)
     own = _numbers("rule", name, build, calls)
-    known = {"is_adapter": is_adapter, "num_clients": num_clients}
     takes = inspect.signature(build).parameters
-    build = partial(build, **{key: value for key, value in known.items() if key in takes})
+    build = partial(build, **{key: value for key, value in given.items() if key in takes})
     defaults = {key: float(value) for key, value in own.items() if isinstance(value, int | float)}
     return build, [{**defaults, **numbers} for numbers in calls]
 
@@ -78,10 +79,11 @@ def _numbers(what: str, name: str, build: Any, calls: Sequence[Mapping[str, floa
 
 def is_alone(name: str, numbers: Mapping[str, float]) -> bool:
     """Whether a rule has a client half or sends messages, so that its cells are a program of their own."""
-    build, (complete,) = rule_builder(name, [numbers], lambda path: False, 1)  # noqa: ARG005
+    nothing = {"is_adapter": lambda path: False, "num_clients": 1, "lora_scale": 1.0}  # noqa: ARG005
+    build, (complete,) = rule_builder(name, [numbers], nothing)
     try:
         rule = build(**{key: jnp.float32(value) for key, value in complete.items()})
-        return rule.send is not None or rule.local is not None
+        return any(part is not None for part in (rule.send, rule.start, rule.local, rule.serve))
     except Exception:  # whatever a person's function raises: `check_rule` says what
         return False
 
@@ -113,6 +115,7 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         _check_alike("init of the state and the next state", state, result[1])
         _check_alike("the global leaves and the next globals", clients.start, result[0])
         _check_diagnostics(result[2], len(clients.rows))
+        _check_personal(rule, clients, state)
         return state, result
 
     traced = {key: jax.ShapeDtypeStruct((), jnp.float32) for key in numbers}
@@ -122,6 +125,19 @@ def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, floa
         raise InputError(f"rule {name!r} does not fit the model: {first_line(error)}; correct its function") from error
     apart = is_alone(name, numbers) or build(**{key: jnp.float32(number) for key, number in numbers.items()}).pooled
     return (name if apart else "") + _computation(closed, [numbers[key] for key in sorted(numbers)])
+
+
+def _check_personal(rule: Rule, clients: Updates, state: Tree) -> None:
+    """Its cells share a number of clients, so that there is a slot for each in what is asked."""
+    if rule.start is not None:
+        starts = rule.start(clients.start, state, _participants(clients))
+        _check_alike("the leaves of each client and `start`", clients.leaves, starts)
+    if rule.serve is not None:
+        _check_alike("a model for each client and `serve`", clients.leaves, rule.serve(clients.start, state))
+
+
+def _participants(clients: Updates) -> Participants:
+    return Participants(**{name: getattr(clients, name, None) for name in Participants._fields})
 
 
 def _check_diagnostics(diagnostics: Any, clients: int) -> None:
@@ -135,8 +151,7 @@ def _check_diagnostics(diagnostics: Any, clients: int) -> None:
 def _check_weights(rule: Rule, clients: Updates, state: Tree) -> None:
     if rule.weights is None:
         raise TypeError("a rule that is known `ahead` must have `weights`")
-    people = {name: getattr(clients, name, None) for name in Participants._fields}
-    known = Participants(**people) if rule.ahead else clients
+    known = _participants(clients) if rule.ahead else clients
     weights = rule.weights(known, clients.start, state)
     _check_alike("one weight a client and `weights`", jax.tree.map(lambda _: clients.rows, clients.start), weights)
 

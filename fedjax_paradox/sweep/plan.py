@@ -186,7 +186,8 @@ def memory(program: Program) -> Memory:
         lambda leaves: (empty_lanes(program.trainer, leaves, 1), empty_results(reducer, leaves, jobs, 1)), globals_
     )
     states = jax.eval_shape(program.engine.init_rules, globals_)
-    fixed = _bytes((globals_, globals_, frozen, program.data, results, states, states))
+    served = () if program.engine.serve is None else jax.eval_shape(program.engine.serve, globals_, states)
+    fixed = _bytes((globals_, globals_, frozen, program.data, results, states, states, served))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), globals_)
     begin = jax.eval_shape(program.trainer.start, globals_, jnp.zeros((), jnp.int32))
     return Memory(fixed, _bytes((lanes, begin)) + _activations(program, one, frozen))

@@ -27,6 +27,7 @@ from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.models.lora import with_own_kernels
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.registry import resolve, source_digest
@@ -144,6 +145,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     shared = cells[0]
     corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
+    model = _owning(shared, model)
     rules = _rules(cells, model, len(corpus.classes))
     trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes))
     tokens, labels = (
@@ -181,7 +183,8 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int) -> Trainer:
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), _leaves(model), classes)
     own, method = tuple(sorted(numbers)), rule.local or Local()
-    return trainer_of(Training(model.apply, objective, shared.local.optimizer, own, method), model.table)
+    table = model.table if rule.start is None else None  # a lazy table starts from the globals
+    return trainer_of(Training(model.apply, objective, shared.local.optimizer, own, method), table)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:
@@ -200,7 +203,7 @@ def part(program: Program, chosen: Sequence[int]) -> Program:
         hyper=engine.replicate(hyper),
         predicted=_predicted_rows(program.protocols, clients, program.corpus),
         slots=max(
-            len(attending(cell, one, call.rule.pooled, 1))
+            call.rule.jobs * len(attending(cell, one, call.rule.pooled, 1))
             for cell, one, call in zip(cells, clients, rules, strict=True)
         ),
     )
@@ -311,6 +314,26 @@ def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> 
     return check_model(spec.architecture, partial(build, **arguments), num_classes, spec.max_length)
 
 
+def _given(cell: Cell, model: Model) -> dict[str, Any]:
+    """What a rule may ask for beside its numbers."""
+    return {"is_adapter": model.is_adapter, "num_clients": cell.num_clients, "lora_scale": model.lora_scale}
+
+
+def _owning(cell: Cell, model: Model) -> Model:
+    """The model as the cell's rule needs it; rules that own kernels are alone in their program."""
+    name, numbers = parse_call(cell.rule)
+    build, (complete,) = rule_builder(name, [numbers], _given(cell, model))
+    if not is_alone(name, numbers) or not build(**complete).owns_kernels:
+        return model
+    try:
+        return with_own_kernels(model)
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"rule {name!r} changes the kernels under LoRA adapters, of which models.{cell.model} has none; take a "
+            "model with adapters, or another rule"
+        ) from error
+
+
 def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:
     """Every cell's (name, function, numbers), and its computation as text.
 
@@ -321,7 +344,7 @@ def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[Rule
     builders: dict[Any, partial[Rule]] = {}
     for cell in cells:
         name, numbers = parse_call(cell.rule)
-        build, (complete,) = rule_builder(name, [numbers], model.is_adapter, cell.num_clients)
+        build, (complete,) = rule_builder(name, [numbers], _given(cell, model))
         build = builders.setdefault((name, *build.keywords.values()), build)
         told = check_rule(name, build, complete, asked)
         rule = build(**{key: jnp.float32(number) for key, number in complete.items()})

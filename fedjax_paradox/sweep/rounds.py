@@ -1,10 +1,10 @@
 """What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from fedjax_paradox.evaluation.protocols import View
+from fedjax_paradox.evaluation.protocols import Counts, Protocol, View
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.sweep.clients import Attending, attending
@@ -21,7 +21,10 @@ def job_lengths(program: Program) -> list[int]:
 
 
 def _attending(program: Program, index: int, round_: int) -> list[Attending]:
-    return attending(program.cells[index], program.clients[index], program.rules[index].rule.pooled, round_)
+    """Who takes part, once for each local update."""
+    rule = program.rules[index].rule
+    clients = attending(program.cells[index], program.clients[index], rule.pooled, round_)
+    return [each for each in clients for _ in range(rule.jobs)]
 
 
 def plan_round(
@@ -78,24 +81,31 @@ def _batches(rows: np.ndarray, program: Program) -> np.ndarray:
     return padded.reshape(batches, size)
 
 
-def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, Counts]:
     """Every protocol's (correct f64[K], total i64[K]) of one cell.
 
     Args:
-      classes: i32[rows], the global model's class for each row of `predicted`.
+      classes: i32[rows], the model's class for each row of `predicted`; i32[K, rows] where every client has its own.
     """
+    if classes.ndim == 1:
+        view = _view(program, index, classes)
+        return {name: protocol.counts(view) for name, protocol in program.protocols.items()}
+    views = [_view(program, index, own) for own in classes]
+    return {name: _of_own_models(protocol, views) for name, protocol in program.protocols.items()}
+
+
+def _of_own_models(protocol: Protocol, views: Sequence[View]) -> Counts:
+    """Every client's counts under its own model."""
+    counts = [protocol.counts(view) for view in views]
+    own = [(correct[client], total[client]) for client, (correct, total) in enumerate(counts)]
+    correct, total = zip(*own, strict=True)
+    return np.array(correct, np.float64), np.array(total, np.int64)
+
+
+def _view(program: Program, index: int, classes: np.ndarray) -> View:
     corpus, one = program.corpus, program.clients[index]
-    labels = np.concatenate([corpus.train_labels, corpus.test_labels])
+    labels, train = np.concatenate([corpus.train_labels, corpus.test_labels]), len(corpus.train_labels)
     correct = np.zeros(len(labels), bool)
     correct[program.predicted] = labels[program.predicted] == classes
-    train = len(corpus.train_labels)
-    view = View(
-        correct[:train],
-        correct[train:],
-        corpus.train_labels,
-        corpus.test_labels,
-        one.train,
-        one.holdout,
-        len(corpus.classes),
-    )
-    return {name: protocol.counts(view) for name, protocol in program.protocols.items()}
+    rows = (correct[:train], correct[train:], corpus.train_labels, corpus.test_labels)
+    return View(*rows, one.train, one.holdout, len(corpus.classes))

@@ -165,7 +165,8 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
                 notify(Diverged(number, round_, cells_[index].name, client))
             lap("aggregation")
             going = [index for index in range(len(cells_)) if index not in stopped]
-            predicted = np.asarray(engine.predict(globals_, frozen, program.data.tokens, batches)) if going else None
+            models = globals_ if engine.serve is None or not going else engine.serve(globals_, states)
+            predicted = np.asarray(engine.predict(models, frozen, program.data.tokens, batches)) if going else None
             lap("prediction")
             table = _table(program, round_, predicted, going)
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
@@ -247,11 +248,13 @@ def _stopwatch() -> Callable[[str], dict[str, float]]:
 
 
 def _table(program: Program, round_: int, predicted: np.ndarray | None, going: Sequence[int]) -> pa.Table:
-    """The rows of the cells that go on, and of their twins; predicted: i32[batches, P, B]."""
+    """The rows of the cells that go on, and of their twins; predicted: i32[batches, M, B], of P or P K models."""
     tables = [results.SCHEMA.empty_table()]
     if predicted is None:
         return tables[0]
-    classes = predicted.swapaxes(0, 1).reshape(len(program.cells), -1)[:, : len(program.predicted)]
+    classes = predicted.swapaxes(0, 1).reshape(predicted.shape[1], -1)[:, : len(program.predicted)]
+    if program.engine.serve is not None:
+        classes = classes.reshape(len(program.cells), -1, classes.shape[1])
     for index in going:
         alike: list[Cell] = [program.cells[index], *(twin.cell for twin in program.twins if twin.of == index)]
         counts = measure(program, index, classes[index])

@@ -57,6 +57,7 @@ class Engine(NamedTuple):
     store: Callable[..., Results]  # donates the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
     aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
+    serve: Callable[[Tree, tuple[Tree, ...]], Tree] | None  # None: clients are scored with their cell's globals
     predict: Callable[..., jax.Array]
     losses: Callable[..., jax.Array]
     needs_start_loss: bool  # a rule asks for what `losses` gives
@@ -118,6 +119,7 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
         aggregate=jax.jit(partial(aggregate, reducer, groups), out_shardings=shared),
+        serve=jax.jit(partial(serve, groups), out_shardings=shared) if first_of(groups[0]).serve else None,
         predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
         losses=jax.jit(measuring, out_shardings=shared, compiler_options=options),
         needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
@@ -147,7 +149,9 @@ def begin(
     participants: Participants,
 ) -> tuple[Results, Told, jax.Array]:
     """Results ready for a round; what its jobs are told; and bool[P, K] the clients that cannot be weighed."""
-    told = Told(participants, _messages(groups, globals_, states, participants), None)
+    known = (globals_, states, participants)
+    starts, messages = (_sent(groups, what, *known) for what in ("start", "send"))
+    told = Told(participants, starts, () if messages is None else messages, None)
     unweighable = jnp.zeros(participants.rows.shape, bool)
     if not sums(groups):
         return results, told, unweighable
@@ -160,19 +164,30 @@ def begin(
     return results, told._replace(weights=weights), unweighable
 
 
-def _messages(
-    groups: Sequence[RuleGroup], globals_: Tree, states: tuple[Tree, ...], participants: Participants
-) -> Tree:
-    """What the rules send, [P, K, ...]; rules that send something are alone in their program."""
-    if first_of(groups[0]).send is None:
-        return ()
+def _sent(
+    groups: Sequence[RuleGroup], what: str, globals_: Tree, states: tuple[Tree, ...], participants: Participants
+) -> Tree | None:
+    """What the rules `send` or `start` their clients with, [P, K, ...]; such rules are alone in their program."""
+    if getattr(first_of(groups[0]), what) is None:
+        return None
     ((group,), (state,)) = groups, states
 
     def send(globals_: Tree, state: Tree, people: Participants, hyper: dict) -> Tree:
-        sends: Any = group.build(**hyper).send
-        return sends(globals_, state, people)
+        return getattr(group.build(**hyper), what)(globals_, state, people)
 
     return jax.vmap(send)(globals_, state, participants, _traced(group))
+
+
+def serve(groups: Sequence[RuleGroup], globals_: Tree, states: tuple[Tree, ...]) -> Tree:
+    """The models that clients are scored with, [P * num_clients, ...], of rules that serve each its own."""
+    ((group,), (state,)) = groups, states
+
+    def one(globals_: Tree, state: Tree, hyper: dict) -> Tree:
+        serves: Any = group.build(**hyper).serve
+        return serves(globals_, state)
+
+    served = jax.vmap(one)(globals_, state, _traced(group))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), served)
 
 
 def _weigh(group: RuleGroup, known: Participants | Updates, globals_: Tree, state: Tree) -> Tree:
@@ -286,10 +301,10 @@ def _traced(group: RuleGroup) -> dict[str, jax.Array]:
 def predict(
     apply: Callable[..., jax.Array], globals_: Tree, frozen: Tree, tokens: jax.Array, rows: jax.Array
 ) -> jax.Array:
-    """Every cell's predicted class of the given rows, dropout off.
+    """Every model's predicted class of the given rows, dropout off.
 
     Args:
-      tokens: i32[N, T]; rows: i32[batches, B], rows of `tokens`.
+      globals_: [P, ...], one model a cell, or those that are served; tokens: i32[N, T]; rows: i32[batches, B] of them.
 
     Returns:
       i32[batches, P, B].

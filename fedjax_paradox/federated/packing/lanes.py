@@ -39,7 +39,10 @@ def advance(trainer: Trainer, lanes: Lanes, round_: Round, chunk: Chunk) -> tupl
     Returns:
       (lanes, i32[] rows trained).
     """
-    starts = jax.vmap(trainer.start, in_axes=(None, 0))(round_.globals_, chunk.cell)
+    if round_.told.starts is None:
+        starts = jax.vmap(trainer.start, in_axes=(None, 0))(round_.globals_, chunk.cell)
+    else:
+        starts = jax.tree.map(partial(_of_slot, slot=chunk.slot), round_.told.starts)
     numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], round_.hyper)
     clients = jax.vmap(_client, in_axes=(0, 0, None, 0))(starts, numbers, round_.told, chunk.slot)
     lanes = jax.vmap(partial(_load, trainer))(lanes, chunk.first, clients)
@@ -64,14 +67,14 @@ def _alone(function: Callable[..., Lanes], *lanes: Tree) -> Lanes:
 
 def _client(start: Tree, hyper: Hyper, told: Told, slot: jax.Array) -> Client:
     """The job in a slot; an idle lane has one past the end, and what it is told then has no meaning."""
-    people = told.participants
-
-    def own(leaf: jax.Array) -> jax.Array:
-        # A slot past the end is clamped.
-        return leaf.reshape(-1, *leaf.shape[2:])[slot]
-
+    people, own = told.participants, partial(_of_slot, slot=slot)
     messages = jax.tree.map(own, told.messages)
     return Client(own(people.rows), own(people.steps), own(people.class_counts), start, messages, hyper)
+
+
+def _of_slot(leaf: jax.Array, slot: jax.Array) -> jax.Array:
+    """Of [P, K, ...]; a slot past the end is clamped."""
+    return leaf.reshape(-1, *leaf.shape[2:])[slot]
 
 
 def _one_step(trainer: Trainer, round_: Round, lane: Lanes, client: Client, work: Work) -> Lanes:
