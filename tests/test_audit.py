@@ -29,7 +29,8 @@ from fedjax_paradox.evaluation.mixtures import (
     noise_gap,
 )
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, View
-from fedjax_paradox.federated.methods import RULES, weighted_mean
+from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.federated.rules import weighted_mean
 from fedjax_paradox.storage import folder
 from fedjax_paradox.sweep.audits import audit, in_output_folder, not_run, rule_weights
 from fedjax_paradox.sweep.program import prepare
@@ -230,6 +231,24 @@ def test_a_finding_where_it_is_and_only_there(code):
 def test_rows_shared_at_other_weights_are_not_called_equal():
     (found,) = findings(FULL, "label_matched")["shared-evaluation-rows"]
     assert found.numbers == {"clients": [0, 1], "rows": 150, "equal": False}
+
+
+def test_own_models_of_clients_take_back_what_one_model_would_decide(experiment, tmp_path):
+    """At alpha 1000 all clients hold all classes: one model scores them alike, models of their own need not."""
+    every = [
+        audit(
+            cells(load(experiment, ["grid.alpha=[1000.0]", "grid.model=[textcnn]", f"grid.rule={rules}"])),
+            tmp_path / "cache",
+        )
+        for rules in (["fedavg"], ["ditto"], ["fedavg", "local_only"])
+    ]
+    told = [[{f.code for f in each.protocols["label_filtered"]} for each in audits] for audits in every]
+    shared, apart = "gap-zero-by-construction", "own-models"
+    assert [[(shared in codes, apart in codes) for codes in audits] for audits in told] == [
+        [(True, False)],
+        [(False, True)],
+        [(True, False), (False, True)],
+    ]
 
 
 def test_only_one_scored_client_makes_the_gap_zero():

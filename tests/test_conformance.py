@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 from packed import (
     CELLS,
     CLASSES,
@@ -326,6 +327,26 @@ def fednova(fed: Federation) -> Server:
         yield x
 
 
+def fedmgda(fed: Federation, lr: float, eps: float) -> Server:
+    """Hu et al., alg. 1: the shortest combination of normalised changes, by a general solver of quadratic programs."""
+    x = fed.start
+    for t in EVERY:
+        k = fed.train(x, t)
+        d = (k.w - x) / np.linalg.norm(k.w - x, axis=1, keepdims=True)
+        centre, gram = k.n / k.n.sum(), d @ d.T
+        found = scipy.optimize.minimize(
+            lambda w: w @ gram @ w,  # noqa: B023
+            centre,
+            jac=lambda w: 2 * gram @ w,  # noqa: B023
+            bounds=[(max(c - eps, 0), min(c + eps, 1)) for c in centre],
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 1000},
+        )
+        x = x + lr * found.x @ d
+        yield x
+
+
 def median(fed: Federation) -> Server:
     x = fed.start
     for t in EVERY:
@@ -476,6 +497,7 @@ METHODS: dict[str, tuple[Callable[..., Server], dict[str, tuple[float, ...]]]] =
     "afl": (afl, {"gamma": (0.1, 2.0, 0.0)}),
     "qfedavg": (qfedavg, {"q": (1.0, 0.5, 0.0)}),
     "fednova": (fednova, {}),
+    "fedmgda": (fedmgda, {"lr": (1.0, 0.5, 1.0), "eps": (1.0, 0.1, 0.0)}),
     "median": (median, {}),
     "trimmed_mean": (trimmed_mean, {"trim": (0.2, 0.4, 0.0)}),
     "scaffold": (scaffold, {"lr": (1.0, 0.5, 1.0)}),

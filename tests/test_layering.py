@@ -30,9 +30,10 @@ ALLOWED = {
     "federated/objectives.py": ((*CORE, "federated/local.py"), ("jax", "optax")),
     "federated/rules.py": (CORE, ("jax", "optax")),
     "federated/personal.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
+    "federated/fair.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax",)),
     "federated/adapters.py": ((*CORE, "federated/rules.py"), ("jax",)),
     "federated/methods.py": (
-        (*CORE, "federated/adapters.py", "federated/local.py", "federated/personal.py", "federated/rules.py"),
+        (*CORE, *(f"federated/{name}.py" for name in ("adapters", "fair", "local", "personal", "rules"))),
         ("jax", "optax"),
     ),
     "federated/trainer.py": ((*CORE, "federated/local.py"), ("jax", "optax")),

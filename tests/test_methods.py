@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import toy
+from checkpoints import random_checkpoint
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.methods import RULES
@@ -58,11 +59,90 @@ def test_numbers_are_data_and_client_halves_are_structure(config, axis, programs
     assert len(toy.study(config, *BAG, f"grid.{axis}")[1]) == programs
 
 
+# These change the kernels under LoRA pairs.
+OF_KERNELS = ("fedex_lora", "flora")
+
+
 def test_every_method_runs_from_its_name_alone(config, tmp_path):
     """In one grid; and leaves are finite, since nothing diverged."""
-    names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES]
+    names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES if name not in OF_KERNELS]
     table = toy.execute(config, tmp_path, "model=bag", "rounds=1", "participation=0.5", f"grid.rule={names}")
     assert set(table["rule"].to_pylist()) == {*names} - {"fedavgw(beta=0.5)"} | {"fedavgw(beta=0.5)"}
+
+
+@pytest.mark.parametrize("rule", OF_KERNELS)
+def test_kernels_under_adapters_are_asked_of_models_that_have_them(config, rule):
+    told = f"rule '{rule}' changes the kernels under LoRA adapters, of which models.bag has none; take a model with"
+    with pytest.raises(InputError, match=told):
+        toy.study(config, *BAG, f"rule={rule}")
+
+
+@pytest.fixture(scope="module")
+def encoder(config):
+    """A tiny DistilBERT with a vocabulary of the toy's words, as a setting of the toy study."""
+    folder = random_checkpoint(config.parent / "encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for words in toy.WORDS.values() for word in words)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tiny = f"architecture: transformer, weights: {folder}, lora_rank: 2, max_length: 8, local: {{optimizer: sgd, learning_rate: 0.3}}"
+    text = config.read_text().replace("models:\n", f"models:\n  tiny: {{{tiny}}}\n")
+    (config.parent / "tiny.yaml").write_text(text)
+    return config.parent / "tiny.yaml"
+
+
+def test_kernels_are_a_cells_own_only_under_rules_that_change_them(encoder, tmp_path):
+    """The first round of FedEx-LoRA and FLoRA starts as FedIT's does; the kernels move in the checkpoint."""
+    study, moved = ("model=tiny", "rounds=2"), {}
+    for rule in ("fedavg", "flexlora", *OF_KERNELS):
+        out = tmp_path / rule
+        toy.execute(encoder, out, *study, f"rule={rule}")
+        _, (program,) = toy.study(encoder, *study, f"rule={rule}")
+        (found,) = checkpoint.restore(out / "checkpoints", program.identities, out / "damaged").values()
+        kernels = {name: leaf for name, leaf in found.leaves.items() if "base_kernel" in name}
+        start, frozen = program.initial()
+        first = start["layer_0"]["attention"]["q_lin"].get("base_kernel")
+        if rule in OF_KERNELS:
+            (leaf,) = (leaf for name, leaf in kernels.items() if "layer_0" in name and "q_lin" in name)
+            moved[rule] = np.abs(leaf - np.asarray(first)[0]).max()
+            assert "kernel" not in frozen["layer_0"]["attention"]["q_lin"]
+        assert len(kernels) == (4 if rule in OF_KERNELS else 0)
+    assert moved["fedex_lora"] > 0
+    assert moved["flora"] > 1e-4
+
+
+def test_clients_with_models_of_their_own_are_scored_with_them(config, tmp_path):
+    """Clients alone from the first round on are as many federations of one: the same counts under every protocol."""
+    study = ("model=bag", "rounds=2", "partition.holdout_fraction=0.0", "protocols=[train_rows, label_matched, global]")
+    apart = toy.execute(config, tmp_path / "apart", *study, "rule=local_only").to_pylist()
+    (config.parent / "single.py").write_text(SINGLE)
+    for client in (0, 2, 4):
+        with_one = (*study, f"partition.kind=single:only_{client}")
+        alone = toy.execute(config, tmp_path / str(client), *with_one, "rule=fedavg").to_pylist()
+        keys = ("round", "protocol", "correct", "total")
+        got, expected = ([[r[k] for k in keys] for r in rows if r["client"] == client] for rows in (apart, alone))
+        assert got == expected
+
+
+SINGLE = """
+import numpy as np
+from fedjax_paradox.data.partition import dirichlet_partition
+
+
+def only(client, labels, num_clients, alpha, seed):
+    every = dirichlet_partition(labels, num_clients, alpha, seed)
+    return [rows if number == client else rows[:0] for number, rows in enumerate(every)]
+
+
+def only_0(labels, num_clients, alpha, seed, **_):
+    return only(0, labels, num_clients, alpha, seed)
+
+
+def only_2(labels, num_clients, alpha, seed, **_):
+    return only(2, labels, num_clients, alpha, seed)
+
+
+def only_4(labels, num_clients, alpha, seed, **_):
+    return only(4, labels, num_clients, alpha, seed)
+"""
 
 
 def test_every_objective_runs_from_its_name_alone_with_a_table_and_without(config, tmp_path):
@@ -111,7 +191,7 @@ def leaves_of(out, programs, clients):
     return checkpoint.restore(out / "checkpoints", [identity], out / "damaged")[identity].leaves
 
 
-@pytest.mark.parametrize("rule", ["scaffold", "afl", "mine:last_seen"])
+@pytest.mark.parametrize("rule", ["scaffold", "afl", "ditto", "mine:last_seen"])
 def test_a_state_of_each_client_is_of_the_cells_own_clients(config, tmp_path, rule):
     """Three clients, alone and beside a cell of ten."""
     study, found = (*BAG, f"rule={rule}", "partition.kind=iid"), []

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_paradox.federated import methods, rules
+from fedjax_paradox.federated import fair, methods, rules
 from fedjax_paradox.federated.types import Hyper, Participants, Updates
 
 K, CLIENTS = 4, 6
@@ -58,6 +58,7 @@ RULES = {
     "afl": (partial(methods.afl, CLIENTS), {"gamma": 0.1}),
     "qfedavg": (methods.qfedavg, {"q": 1.0}),
     "fednova": (methods.fednova, {}),
+    "fedmgda": (methods.fedmgda, {"lr": 1.0, "eps": 0.3}),
     "median": (methods.median, {}),
     "trimmed_mean": (methods.trimmed_mean, {"trim": 0.25}),
     "scaffold": (partial(methods.scaffold, CLIENTS), {"lr": 1.0}),
@@ -73,7 +74,7 @@ RULES = {
 }
 
 # Their servers move on from the start by steps of their own, wherever the clients agree to be.
-STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn", "local_only"}
+STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn", "local_only", "fedmgda"}
 # Leaves of LoRA that stay where they were, start anew, or have another factorisation of the same product.
 ELSEWHERE = {"ffa_lora", "fedsa_lora", "flexlora", "fedex_lora", "flora"}
 # Two slots of each client, side by side.
@@ -260,7 +261,7 @@ def test_trimmed_mean_cuts_whole_clients(trim, clients, cut):
 def test_projection_is_the_nearest_point_of_the_simplex(seed):
     generator = np.random.default_rng(seed)
     point, others = generator.normal(size=8), generator.dirichlet(np.ones(8), 5000)
-    got = np.asarray(methods.project(jnp.asarray(point, jnp.float32)), np.float64)
+    got = np.asarray(fair.project(jnp.asarray(point, jnp.float32)), np.float64)
     assert abs(got.sum() - 1) < 1e-6
     assert (got >= 0).all()
     # No point of the simplex lies on the far side: (x - p)(y - x) >= 0 for all y, its corners above all.

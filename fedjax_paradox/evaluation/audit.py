@@ -21,6 +21,8 @@ from fedjax_paradox.evaluation.mixtures import (
 )
 
 FEW_ROWS = 30  # with fewer, an accuracy of 1/2 has a standard error above 9 points
+# Codes of findings that hold for one model of all clients.
+SHARED_MODEL = ("gap-zero-by-construction", "shared-evaluation-rows")
 FAVOURED = 1.01  # weight over data share; float32 weights of FedAvg stay well below
 
 
@@ -68,6 +70,17 @@ def audit_protocol(
         *(_noise(evaluation) if len(groups) > 1 else []),
         *_rules(setting, evaluation, classes, rules),
     ]
+
+
+def with_own_models(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings under one protocol where every client is scored with a model of its own: those that assume one shared
+    model step aside."""
+    shared = [f for f in findings if f.code in SHARED_MODEL and len(f.numbers["clients"]) > 1]
+    sentence = (
+        "each client is scored with a model of its own: clients with the same evaluation rows need not be equal, and "
+        "no gap is 0 by construction."
+    )
+    return [f for f in findings if f not in shared] + ([Finding("own-models", sentence, {})] if shared else [])
 
 
 def _empty_clients(setting: Setting) -> list[Finding]:

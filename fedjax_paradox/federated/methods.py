@@ -1,4 +1,4 @@
-"""Federated methods, one recipe a paper: server optimizers, fair weightings, robust means, corrections of drift.
+"""Federated methods, one recipe a paper: here server optimizers, robust means and corrections of drift.
 
 Each is a function of its numbers that returns a `Rule`; `RULES` names them in the config. Where papers and known codes
 disagree, the recipe says what was taken. Axes: K client slots of a round, N all clients.
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_paradox.federated.adapters import fedex_lora, ffa_lora, flexlora, flora
+from fedjax_paradox.federated.fair import afl, fedmgda, qfedavg, term
 from fedjax_paradox.federated.local import Number
 from fedjax_paradox.federated.personal import ditto, fedsa_lora, local_only
 from fedjax_paradox.federated.rules import (
@@ -22,7 +23,6 @@ from fedjax_paradox.federated.rules import (
     of_clients,
     stateless,
     uniform,
-    weighted_mean,
 )
 from fedjax_paradox.federated.types import Client, Diagnostics, Local, Participants, Rule, Tree, Updates
 
@@ -94,71 +94,6 @@ def fedadam(lr: Number = 0.01, b1: Number = 0.9, b2: Number = 0.99, tau: Number 
 def fedyogi(lr: Number = 0.01, b1: Number = 0.9, b2: Number = 0.99, tau: Number = 1e-3) -> Rule:
     """FedYogi (Reddi et al., 2021, alg. 2): v - (1 - b2) d^2 sign(v - d^2). Numbers as in `fedadam`."""
     return _adaptive(lambda v, square: v - (1.0 - b2) * square * jnp.sign(v - square), lr, b1, tau)
-
-
-# ---- weightings that read the incoming model's loss
-
-
-def term(t: Number = 1.0) -> Rule:
-    """TERM over clients (Li et al., 2021, eq. 4 on the level of clients): w_k = n_k exp(t F_k), F_k the loss of the
-    incoming model on the client's rows; t = 0 is FedAvg, large t minimises the worst client's loss."""
-
-    def weights(updates: Updates | Participants) -> jax.Array:
-        logs = t * updates.start_loss
-        return updates.rows * jnp.exp(logs - jnp.max(jnp.where(updates.mask, logs, -jnp.inf)))
-
-    return weighted_mean(weights, ahead=True)._replace(needs_start_loss=True)
-
-
-def afl(num_clients: int, gamma: Number = 0.1) -> Rule:
-    """Agnostic federated learning (Mohri et al., 2019, alg. 1): clients are weighted by a mixture on the simplex that
-    climbs their losses, lambda = project(lambda + gamma F), from 1 / N.
-
-    The round trains with the mixture before that step, as in the paper, over whole local updates in place of its single
-    steps; the model is the last one, not the mean of all rounds. A projection may leave all participants without
-    weight; each has 1e-6 at least.
-    """
-
-    def weights(updates: Updates | Participants, globals_: Tree, mixture: jax.Array) -> Tree:
-        own = jnp.maximum(jnp.take(mixture, updates.client, mode="fill", fill_value=0.0), 1e-6)
-        return jax.tree.map(lambda _: normalise(own, updates.mask), globals_)
-
-    def aggregate(updates: Updates, mixture: jax.Array) -> tuple[Tree, jax.Array, Diagnostics]:
-        climbed = mixture.at[updates.client].add(jnp.where(updates.mask, gamma * updates.start_loss, 0.0), mode="drop")
-        own = jnp.take(mixture, updates.client, mode="fill", fill_value=jnp.nan)
-        return updates.weighted, project(climbed), {"mixture": own}
-
-    start = jnp.full(num_clients, 1.0 / num_clients)
-    return Rule(lambda globals_: start, aggregate, weights, ahead=True, needs_start_loss=True)  # noqa: ARG005
-
-
-def project(point: jax.Array) -> jax.Array:
-    """f32[N], the nearest point of the probability simplex (Duchi et al., 2008, fig. 1)."""
-    falling = jnp.sort(point)[::-1]
-    excess = (jnp.cumsum(falling) - 1.0) / jnp.arange(1, len(point) + 1, dtype=point.dtype)
-    last = jnp.sum((falling > excess).astype(jnp.int32)) - 1
-    return jnp.maximum(point - excess[last], 0.0)
-
-
-def qfedavg(q: Number = 1.0) -> Rule:
-    """q-FedAvg (Li et al., 2020, alg. 2): d_k = F_k^q L (start - w_k), h_k = q F_k^(q-1) L^2 |start - w_k|^2 + L F_k^q,
-    start - sum_k d_k / sum_k h_k, with L = 1 / local.learning_rate.
-
-    F_k is the loss of the incoming model on the client's rows, as the paper has it, not the training loss. The sums are
-    plain: the paper samples clients by size instead of weighting them, so that q = 0 is `uniform`.
-    """
-
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
-        steep = 1.0 / updates.hyper.learning_rate
-        change = changes(updates)
-        squares = sum(jnp.sum(jnp.square(leaf).reshape(len(leaf), -1), axis=1) for leaf in jax.tree.leaves(change))
-        loss = jnp.where(updates.mask, jnp.maximum(updates.start_loss, 1e-10), 1.0)
-        power = jnp.where(updates.mask, loss**q, 0.0)
-        bounds = power * (q / loss * steep**2 * squares + steep)
-        scale = power * steep / jnp.sum(bounds)
-        return jax.tree.map(lambda x, d: x + jnp.tensordot(scale, d, 1), updates.start, change), state, {"h": bounds}
-
-    return Rule(stateless, aggregate, needs_start_loss=True)
 
 
 # ---- other means
@@ -312,6 +247,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "afl": afl,
     "qfedavg": qfedavg,
     "fednova": fednova,
+    "fedmgda": fedmgda,
     "median": median,
     "trimmed_mean": trimmed_mean,
     "scaffold": scaffold,

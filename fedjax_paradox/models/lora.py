@@ -70,7 +70,7 @@ def with_own_kernels(model: Model) -> Model:
     def apply(trainable: Params, *arguments: Any, **more: Any) -> jax.Array:
         return model.apply(back(trainable), *arguments, **more)
 
-    if not any(model.is_adapter(path) for path, _ in _leaves(model)):
+    if not any(path[-1].key == "lora_a" for path, _ in _leaves(model)):
         raise ValueError("there is no adapter")
     return model._replace(init=lambda key: own(*model.init(key)), apply=apply)
 

@@ -12,14 +12,14 @@ from fedjax_paradox.config import Cell, TextCNN, parse_call
 from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
 from fedjax_paradox.data.sources import without_network
-from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol
+from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol, with_own_models
 from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.types import Participants
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import folder
 from fedjax_paradox.sweep.clients import divide, read_texts
-from fedjax_paradox.sweep.extensions import rule_builder
+from fedjax_paradox.sweep.extensions import rule_builder, serves_own_models
 
 ADAPTERS, OTHERS = "adapter leaves", "other leaves"
 # Cells that agree in these have one and the same clients and evaluation rows.
@@ -47,7 +47,8 @@ class Audit(NamedTuple):
 
 
 def audit(cells: Sequence[Cell], cache_folder: Path, own_code: bool = True) -> list[Audit]:
-    """Every partition of the cells once, in the order of their first cell.
+    """Every partition of the cells once, in the order of their first cell; apart for rules that serve each client a
+    model of its own.
 
     Args:
       own_code: False for cells of an output folder, which may be somebody else's: what they name as
@@ -58,12 +59,16 @@ def audit(cells: Sequence[Cell], cache_folder: Path, own_code: bool = True) -> l
       InputError: anything wrong with corpus, partition or rule. Weights and tokenizers are not looked at.
     """
     texts = cache(partial(read_texts, cache_folder))
-    groups: dict[str, list[Cell]] = {}
+    groups: dict[tuple[str, bool], list[Cell]] = {}
     for cell in cells:
         if own_code or not _is_own(cell.partition.kind):
-            groups.setdefault(cell.model_dump_json(include=_SHARED), []).append(cell)
+            name, numbers = parse_call(cell.rule)
+            own_models = (own_code or not _is_own(name)) and serves_own_models(name, numbers)
+            groups.setdefault((cell.model_dump_json(include=_SHARED), own_models), []).append(cell)
     with nullcontext() if own_code else without_network():
-        return [_audit(group, texts(group[0].corpus), own_code) for group in groups.values()]
+        return [
+            _audit(group, texts(group[0].corpus), own_code, own_models) for (_, own_models), group in groups.items()
+        ]
 
 
 def not_run(cells: Sequence[Cell]) -> list[str]:
@@ -102,12 +107,13 @@ def _is_own(name: str) -> bool:
     return ":" in name
 
 
-def _audit(cells: Sequence[Cell], texts: Texts, own_code: bool) -> Audit:
+def _audit(cells: Sequence[Cell], texts: Texts, own_code: bool, own_models: bool) -> Audit:
     setting = _setting(cells[0], texts)
     # Only TextCNN is known to have no adapters without building the model.
     adapters = not all(isinstance(cell.architecture, TextCNN) for cell in cells)
     rules = dict.fromkeys(cell.rule for cell in cells)
     weights = {rule: rule_weights(rule, setting, adapters) if own_code or not _is_own(rule) else None for rule in rules}
+    protocols = {n: audit_protocol(n, setting, texts.classes, weights) for n in cells[0].protocols}
     return Audit(
         cells=tuple(cell.name for cell in cells),
         corpus=texts.name,
@@ -115,7 +121,7 @@ def _audit(cells: Sequence[Cell], texts: Texts, own_code: bool) -> Audit:
         setting=setting,
         weights=weights,
         partition=audit_partition(setting, texts.classes, weights),
-        protocols={n: audit_protocol(n, setting, texts.classes, weights) for n in cells[0].protocols},
+        protocols={n: with_own_models(found) for n, found in protocols.items()} if own_models else protocols,
     )
 
 

@@ -78,14 +78,27 @@ def _numbers(what: str, name: str, build: Any, calls: Sequence[Mapping[str, floa
 
 
 def is_alone(name: str, numbers: Mapping[str, float]) -> bool:
-    """Whether a rule has a client half or sends messages, so that its cells are a program of their own."""
+    """Whether a rule has a client half, or something of each client, so that its cells are a program of their own."""
+    rule = _rule(name, numbers)
+    parts = () if rule is None else (rule.send, rule.start, rule.local, rule.serve)
+    return any(part is not None for part in parts)
+
+
+def serves_own_models(name: str, numbers: Mapping[str, float]) -> bool:
+    """Whether every client is scored with a model of its own."""
+    rule = _rule(name, numbers)
+    return rule is not None and rule.serve is not None
+
+
+def _rule(name: str, numbers: Mapping[str, float]) -> Rule | None:
+    """For what is structure in it; None where a person's function fails: `check_rule` says why."""
     nothing = {"is_adapter": lambda path: False, "num_clients": 1, "lora_scale": 1.0}  # noqa: ARG005
     build, (complete,) = rule_builder(name, [numbers], nothing)
     try:
         rule = build(**{key: jnp.float32(value) for key, value in complete.items()})
-        return any(part is not None for part in (rule.send, rule.start, rule.local, rule.serve))
-    except Exception:  # whatever a person's function raises: `check_rule` says what
-        return False
+        return rule if isinstance(rule, Rule) else None
+    except Exception:  # whatever it raises
+        return None
 
 
 def check_rule(name: str, build: Callable[..., Rule], numbers: Mapping[str, float], clients: Updates) -> str:
