@@ -61,7 +61,8 @@ class Cell(NamedTuple):
         return schedule.sample_clients(np.flatnonzero(self.sizes), self.participation, self.seed, round_)
 
     def batches(self, round_: int, client: int) -> np.ndarray:
-        return schedule.local_batches(self.rows[client], self.epochs, BATCH, self.drop, self.seed, round_, int(client))
+        key = {"seed": self.seed, "round_": round_, "client": int(client)}
+        return schedule.local_batches(self.rows[client], self.epochs, BATCH, self.drop, **key)
 
 
 # The rates are large: what a round changes must stand out from the rounding of float32.

@@ -60,7 +60,9 @@ def sequential(cell, start, round_):
         params, state = start, optimizer.init(start)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(cell.seed), round_), client)
         batches = (
-            schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, cell.seed, round_, client) if len(rows) else []
+            schedule.local_batches(rows, cell.epochs, BATCH, cell.drop, seed=cell.seed, round_=round_, client=client)
+            if len(rows)
+            else []
         )
         for number, batch in enumerate(batches):
             batch, step_key = batch[batch >= 0], jax.random.fold_in(key, number)
@@ -89,7 +91,8 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
         for client, held in enumerate(cell.clients):
             if len(held) == 0:
                 continue
-            steps = schedule.local_batches(held, cell.epochs, BATCH, cell.drop, cell.seed, round_, client)
+            key = {"seed": cell.seed, "round_": round_, "client": client}
+            steps = schedule.local_batches(held, cell.epochs, BATCH, cell.drop, **key)
             jobs.append(schedule.Job(index, index * slots + client, client, cell.seed, steps))
             rows[index, client], mask[index, client] = len(held), True
     hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
@@ -194,12 +197,11 @@ def test_clients_in_another_order_with_their_own_shuffles():
     for order in ([0, 1, 2], [2, 0, 1]):
         engine = engine or engine_for([cell])
         lanes, buffer = engine.start(globals_, 2, 3)
-        jobs = [
-            schedule.Job(
-                0, slot, client, 1, schedule.local_batches(cell.clients[client], 2, BATCH, False, 1, 1, client)
-            )
-            for slot, client in enumerate(order)
+        steps = [
+            schedule.local_batches(cell.clients[client], 2, BATCH, False, seed=1, round_=1, client=client)
+            for client in order
         ]
+        jobs = [schedule.Job(0, slot, client, 1, steps[slot]) for slot, client in enumerate(order)]
         data, hyper = (
             Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)),
             Hyper(*np.array([cell.numbers], np.float32).T),

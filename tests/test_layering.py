@@ -137,6 +137,15 @@ def test_a_sweep_is_built_in_one_order():
         assert not targets & later, f"sweep/{name}.py must not import {targets & later}"
 
 
+def test_no_function_takes_more_than_five_positional_arguments():
+    """A command's parameters are options of a command line, by name."""
+    for path in FILES:
+        for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+            if isinstance(node, ast.FunctionDef) and path != "cli.py":
+                names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+                assert len(set(names) - {"self"}) <= 5, f"{path}: {node.name} takes {names}"
+
+
 def test_analysis_reads_no_checkpoint():
     for path in FILES:
         if path.startswith("analysis/"):

@@ -83,7 +83,8 @@ def encoder(config):
     folder = random_checkpoint(config.parent / "encoder")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for words in toy.WORDS.values() for word in words)]
     (folder / "vocab.txt").write_text("\n".join(words))
-    tiny = f"architecture: transformer, weights: {folder}, lora_rank: 2, max_length: 8, local: {{optimizer: sgd, learning_rate: 0.3}}"
+    local = "{optimizer: sgd, learning_rate: 0.3}"
+    tiny = f"architecture: transformer, weights: {folder}, lora_rank: 2, max_length: 8, local: {local}"
     text = config.read_text().replace("models:\n", f"models:\n  tiny: {{{tiny}}}\n")
     (config.parent / "tiny.yaml").write_text(text)
     return config.parent / "tiny.yaml"

@@ -210,8 +210,9 @@ def our_round(
     globals_ = nested({name: np.stack([leaf] * cells) for name, leaf in start.items()})
     numbers = (local.learning_rate, local.momentum, local.weight_decay, 0.0)
     hyper = Hyper(*jnp.asarray([numbers] * cells, jnp.float32).T)
+    settings = (local.epochs, local.batch_size, local.drop_ragged)
     batches = [
-        schedule.local_batches(rows, local.epochs, local.batch_size, local.drop_ragged, SEED, ROUND, client)
+        schedule.local_batches(rows, *settings, seed=SEED, round_=ROUND, client=client)
         for client, rows in enumerate(texts.clients)
     ]
     jobs = [
@@ -248,7 +249,7 @@ def pytorch_client(
     rows = texts.clients[client]
     optimizer = make_optimizer(list(parameters))
     # One batch as large as the client: nothing but the order in which an epoch visits the rows.
-    epochs = schedule.local_batches(rows, local.epochs, len(rows), False, SEED, ROUND, client)
+    epochs = schedule.local_batches(rows, local.epochs, len(rows), False, seed=SEED, round_=ROUND, client=client)
     drop_last = local.drop_ragged and len(rows) >= local.batch_size
     for order in epochs:
         for batch in torch.utils.data.BatchSampler(order.tolist(), local.batch_size, drop_last):

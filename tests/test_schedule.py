@@ -66,7 +66,7 @@ def test_choose_lanes_takes_the_most_that_waste_little():
 @given(st.integers(1, 70), st.integers(1, 3), st.integers(1, 33), st.booleans(), st.integers(0, 99))
 def test_local_batches_visit_every_row_once_an_epoch(count, epochs, batch, drop, seed):
     rows = np.arange(1000, 1000 + count)
-    batches = schedule.local_batches(rows, epochs, batch, drop, seed, round_=2, client=4)
+    batches = schedule.local_batches(rows, epochs, batch, drop, seed=seed, round_=2, client=4)
     assert len(batches) == schedule.num_steps(count, epochs, batch, drop)
     kept = count // batch * batch if drop and count >= batch else count
     for epoch in np.split(batches, epochs):

@@ -169,6 +169,7 @@ def transformer(
     checkpoint_sizes: EncoderSizes,
     frozen: Params,
     num_classes: int,
+    *,
     lora_rank: int = 8,
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.1,

@@ -124,6 +124,7 @@ def textcnn(
     embedding_size: int = 128,
     filters: int = 100,
     widths: tuple[int, ...] = (3, 4, 5),
+    *,
     dropout: float = 0.5,
     compute_dtype: str = "float32",
 ) -> Model:

@@ -102,7 +102,7 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     rows = tables.summarised(picked)
     audits = audit_folders(reading, cache_folder)
     same = same_runs(reading)
-    view = look(table, measured, picked, rows, audits.by_cell, reading.rules, told)
+    view = look(table, measured, picked, rows=rows, audits=audits.by_cell, rules=reading.rules, when=told)
     names = {row.setting["protocol"] for row in rows}
     judged, problems = _judge(asked, measured, when) if asked is not None else (None, [])
     return Content(

@@ -109,11 +109,13 @@ def clients_by_class(grid: Grid) -> Figure:
         sizes = grid.counts.sum(axis=1, keepdims=True)
         share = np.divide(grid.counts, sizes, out=np.zeros(grid.counts.shape), where=sizes > 0)
         text = np.array([f"{count:,}" if count else "·" for count in grid.counts.flat]).reshape(share.shape)
-        _heat(figure, axes[0], share, text if shown else None, size, list(grid.classes), "Blues")
+        told = text if shown else None
+        _heat(figure, axes[0], share, text=told, size=size, names=list(grid.classes), colours="Blues")
         axes[0].set_title("train rows by class (colour: % of the client's rows)", loc="left")
     measured = np.column_stack(list(grid.accuracies.values()))
     text = np.array([f"{100 * a:.1f}" if a == a else "–" for a in measured.flat]).reshape(measured.shape)
-    _heat(figure, axes[-1], measured, text if shown else None, size, list(grid.accuracies), "cividis")
+    names = list(grid.accuracies)
+    _heat(figure, axes[-1], measured, text=text if shown else None, size=size, names=names, colours="cividis")
     axes[-1].set_title("accuracy (%)", loc="left")
     axes[0].set_ylabel("client (train rows)")
     ticks = range(0, clients, 1 if shown else 5)
@@ -122,7 +124,14 @@ def clients_by_class(grid: Grid) -> Figure:
 
 
 def _heat(
-    figure: Figure, axis: Axes, values: np.ndarray, text: np.ndarray | None, size: int, names: list[str], colours: str
+    figure: Figure,
+    axis: Axes,
+    values: np.ndarray,
+    *,
+    text: np.ndarray | None,
+    size: int,
+    names: list[str],
+    colours: str,
 ) -> None:
     image = axis.imshow(100 * values, aspect="auto", cmap=colours, vmin=0, vmax=100)
     axis.grid(visible=False)
@@ -193,7 +202,7 @@ def _labels(panels: Mapping[str, Sequence[Line]]) -> list[str]:
 
 
 def _draw_lines(
-    axis: Axes, lines: Sequence[Line], labels: list[str], spread: float, log: bool, joined: bool = True
+    axis: Axes, lines: Sequence[Line], labels: list[str], *, spread: float, log: bool, joined: bool = True
 ) -> None:
     """Lines stand a little beside each other, or their intervals would cover one another."""
     for line in lines:

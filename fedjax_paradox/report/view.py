@@ -39,6 +39,7 @@ def look(
     table: pa.Table,
     measured: pa.Table,
     picked: pa.Table,
+    *,
     rows: list[Row],
     audits: Mapping[str, Audit],
     rules: Mapping[str, str],

@@ -298,7 +298,7 @@ def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
             "lower models.<name>.widths or raise models.<name>.max_length"
         )
     sizes = (vocabulary_size, classes, spec.embedding_size, spec.filters, tuple(spec.widths))
-    return textcnn(*sizes, spec.dropout, spec.compute_dtype)
+    return textcnn(*sizes, dropout=spec.dropout, compute_dtype=spec.compute_dtype)
 
 
 def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> Model:

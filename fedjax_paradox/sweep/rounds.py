@@ -40,7 +40,7 @@ def plan_round(
     for index, cell in enumerate(program.cells):
         for slot, each in enumerate(_attending(program, index, round_) if index not in stopped else ()):
             settings = (cell.local.epochs, cell.local.batch_size, cell.local.drop_ragged)
-            steps = schedule.local_batches(each.rows, *settings, cell.seed, round_, each.client)
+            steps = schedule.local_batches(each.rows, *settings, seed=cell.seed, round_=round_, client=each.client)
             jobs.append(schedule.Job(index, index * program.slots + slot, each.client, cell.seed, steps))
             counts[index, slot], mask[index, slot] = each.class_counts, True
             rows[index, slot], taken[index, slot], clients[index, slot] = len(each.rows), len(steps), each.client

@@ -73,7 +73,7 @@ def num_steps(rows: int, epochs: int, batch_size: int, drop_ragged: bool) -> int
 
 
 def local_batches(
-    rows: np.ndarray, epochs: int, batch_size: int, drop_ragged: bool, seed: int, round_: int, client: int
+    rows: np.ndarray, epochs: int, batch_size: int, drop_ragged: bool, *, seed: int, round_: int, client: int
 ) -> np.ndarray:
     """Batches of one local update, shuffled anew each epoch.
 
