@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fedjax_paradox.federated import rules
+from fedjax_paradox.federated import methods, rules
 from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.objectives import OBJECTIVES
@@ -243,6 +243,26 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
         engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
     assert asked == {"weights": 1, "aggregate": 1}  # once in begin, once in aggregate
+
+
+def test_numbers_of_a_rule_are_arguments_of_what_is_compiled():
+    """The same text for every beta, so that what XLA made of one run serves the next."""
+    cells, texts = [one_cell([np.arange(10), np.arange(10, 35)])], []
+    globals_ = stack([cells[0].start])
+    nobody, ones = np.zeros((1, 2), np.int32), np.ones((1, 2), np.float32)
+    people = Participants(nobody, ones, np.ones((1, 2, CLASSES), np.float32), ones > 0, ones, nobody)
+    for beta in (0.3, 0.7):
+        numbers = {"lr": np.ones(1, np.float32), "beta": np.full(1, beta, np.float32)}
+        group = RuleGroup(methods.fedavgm, np.arange(1), numbers)
+        engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], "sgd")), apply, [group])
+        states, (lanes, buffer) = engine.init_rules(globals_), engine.start(globals_, 1, 2)
+        hyper = Hyper(*np.array([cells[0].numbers], np.float32).T)
+        buffer, told, _ = engine.begin(globals_, states, buffer, people)
+        inputs = Round(globals_, hyper, told, FROZEN, Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)))
+        chunk = next(schedule.chunks([schedule.Job(0, 0, 0, 1, np.zeros((1, BATCH), np.int32))], 1, 1))
+        lowered = engine.aggregate.func.lower(*engine.aggregate.args, states, buffer, inputs)
+        texts.append((lowered.as_text(), engine.advance.lower(lanes, inputs, chunk).as_text()))
+    assert texts[0] == texts[1]
 
 
 def test_predict_is_argmax_of_each_cell():

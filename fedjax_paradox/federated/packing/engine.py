@@ -40,7 +40,7 @@ class RuleGroup(NamedTuple):
 
     build: Callable[..., Rule]  # hyper-parameters as keywords -> Rule
     cells: np.ndarray  # i[G], which cells
-    hyper: dict[str, np.ndarray]  # f32[G] each
+    hyper: dict[str, Any]  # f32[G] each; arguments of what is compiled
 
 
 class Engine(NamedTuple):
@@ -97,6 +97,16 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
 
         return jax.jit(both, out_shardings=parted)()
 
+    def with_numbers(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """Compiled with the numbers of the rules as its first argument, which is then given."""
+
+        def of_numbers(numbers: Sequence[dict[str, jax.Array]], *arguments: Any) -> Any:
+            numbered = [group._replace(hyper=each) for group, each in zip(groups, numbers, strict=True)]
+            return function(numbered, *arguments)
+
+        of_numbers.__name__ = getattr(function, "func", function).__name__  # by which compilations and profiles name it
+        return partial(jax.jit(of_numbers, **options), replicate([group.hyper for group in groups]))
+
     def replicate(tree: Tree) -> Tree:
         if jax.process_count() == 1:
             return jax.device_put(tree, shared)
@@ -114,12 +124,12 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
-        begin=jax.jit(partial(begin, groups), donate_argnums=2, out_shardings=(parted, shared, shared)),
+        begin=with_numbers(begin, donate_argnums=3, out_shardings=(parted, shared, shared)),
         advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
-        init_rules=jax.jit(partial(init_rules, groups), out_shardings=shared),
-        aggregate=jax.jit(partial(aggregate, reducer, groups), out_shardings=shared),
-        serve=jax.jit(partial(serve, groups), out_shardings=shared) if first_of(groups[0]).serve else None,
+        init_rules=with_numbers(init_rules, out_shardings=shared),
+        aggregate=with_numbers(partial(aggregate, reducer), out_shardings=shared),
+        serve=with_numbers(serve, out_shardings=shared) if first_of(groups[0]).serve else None,
         predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
         losses=jax.jit(measuring, out_shardings=shared, compiler_options=options),
         needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
