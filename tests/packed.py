@@ -17,7 +17,7 @@ from toy import compilation_cached
 
 from fedjax_paradox.federated import trainer
 from fedjax_paradox.federated.lazy import trainer_of
-from fedjax_paradox.federated.local import Local
+from fedjax_paradox.federated.local import Local, sgd
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
@@ -121,7 +121,7 @@ def traced(numbers: Numbers) -> dict[str, np.ndarray]:
 def engine(rule, rule_numbers: Numbers, objective: str, own: tuple[str, ...], model: str = "bag") -> Engine:
     group = RuleGroup(builder(rule), np.arange(len(CELLS)), traced(rule_numbers))
     local = first_of(group).local
-    training = Training(APPLY[model], OBJECTIVES[objective], "sgd", own, local or Local())
+    training = Training(APPLY[model], OBJECTIVES[objective], sgd, own, (), local or Local())
     # One with the sparse table; tests/test_engine.py has it under others.
     return build_engine(trainer_of(training, "table" if objective == "fedprox" else None), APPLY[model], [group])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedjax_paradox.federated import methods, rules
 from fedjax_paradox.federated.lazy import trainer_of
-from fedjax_paradox.federated.local import masked_cross_entropy
+from fedjax_paradox.federated.local import OPTIMIZERS, masked_cross_entropy, sgd
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine, predict
@@ -124,7 +124,7 @@ def kept(rule):
 
 
 def engine_for(cells, table=None, rule=rules.fedavg):
-    training = Training(apply, OBJECTIVES[cells[0].objective], cells[0].optimizer)
+    training = Training(apply, OBJECTIVES[cells[0].objective], OPTIMIZERS[cells[0].optimizer])
     return build_engine(trainer_of(training, table), apply, [RuleGroup(rule, np.arange(len(cells)), {})])
 
 
@@ -235,7 +235,7 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
 
     cells = [one_cell([np.arange(10), np.arange(10, 35)]), one_cell([np.arange(3), np.arange(40, 80)], seed=2)]
     group = RuleGroup(counting, np.arange(2), {})
-    engine = build_engine(dense(Training(traced, OBJECTIVES["cross_entropy"], "sgd")), traced, [group])
+    engine = build_engine(dense(Training(traced, OBJECTIVES["cross_entropy"], sgd)), traced, [group])
     globals_ = engine.replicate(stack([cell.start for cell in cells]))
     lanes, buffer = engine.start(globals_, 3, 4)
     for round_ in (1, 2, 3):
@@ -254,7 +254,7 @@ def test_numbers_of_a_rule_are_arguments_of_what_is_compiled():
     for beta in (0.3, 0.7):
         numbers = {"lr": np.ones(1, np.float32), "beta": np.full(1, beta, np.float32)}
         group = RuleGroup(methods.fedavgm, np.arange(1), numbers)
-        engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], "sgd")), apply, [group])
+        engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], sgd)), apply, [group])
         states, (lanes, buffer) = engine.init_rules(globals_), engine.start(globals_, 1, 2)
         hyper = Hyper(*np.array([cells[0].numbers], np.float32).T)
         buffer, told, _ = engine.begin(globals_, states, buffer, people)
@@ -279,7 +279,7 @@ def test_cells_keep_their_rules(rule):
     """Summed or kept: one rule that needs every client's leaves has those of all cells kept."""
     cells = [one_cell([np.arange(2), np.arange(10, 40)]) for _ in range(2)]
     groups = [RuleGroup(rule, np.array([1]), {}), RuleGroup(rules.fedavg, np.array([0]), {})]
-    engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], "sgd")), apply, groups)
+    engine = build_engine(dense(Training(apply, OBJECTIVES["cross_entropy"], sgd)), apply, groups)
     assert engine.summed == (rule is rules.uniform)
     globals_ = stack([cell.start for cell in cells])
     got, _, _ = packed_round(engine, cells, globals_, *engine.start(globals_, 1, 4), 2, 1)

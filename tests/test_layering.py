@@ -48,7 +48,10 @@ ALLOWED = {
     "storage/results.py": (("storage/parquet.py",), ("numpy", "pyarrow")),
     "storage/folder.py": (("storage/cells.py",), ()),
     "storage/provenance.py": ((), ("jax",)),
-    "sweep/extensions.py": (("federated/", "models/base.py", "registry.py"), ("jax", "numpy")),
+    "sweep/extensions.py": (
+        ("data/partition.py", "evaluation/protocols.py", "federated/", "models/base.py", "registry.py"),
+        ("jax", "numpy"),
+    ),
     "sweep/clients.py": (
         ("config/", "data/", "federated/packing/schedule.py", "sweep/extensions.py", "registry.py"),
         ("numpy",),

@@ -1,5 +1,6 @@
 """Methods in whole runs: what shares a program, what composes, and what a line to compare with is."""
 
+import jax
 import numpy as np
 import pytest
 import toy
@@ -207,8 +208,67 @@ def test_a_state_of_each_client_is_of_the_cells_own_clients(config, tmp_path, ru
 
 
 @pytest.mark.parametrize(
+    ("call", "same"),
+    [
+        ("local.optimizer='sgd(momentum=0.5)'", "local.momentum=0.5"),
+        ("partition.kind='shards(shards_per_client=3)'", "partition.kind=shards partition.shards_per_client=3"),
+        ("partition.kind='mine:shifted(by=0)'", "partition.kind=mine:blocks"),
+        ("protocols=['mine:first_row(rows=1)']", "protocols=['mine:first_row']"),
+        ("models.bag.architecture='mine:bag(width=3)' models.bag.options={}", "models.bag.options={width: 3}"),
+        ("local.optimizer='mine:clipped(most=1000.0)'", "local.momentum=0.0"),
+    ],
+)
+def test_a_call_says_what_keys_or_defaults_say(config, tmp_path, call, same):
+    counts = []
+    for name, settings in (("call", call), ("keys", same)):
+        overrides = [part for part in settings.split(" ") if part]
+        table = toy.execute(config, tmp_path / name, *BAG, *regrouped(overrides))
+        counts.append([(r["round"], r["client"], r["correct"], r["total"]) for r in table.to_pylist()])
+    assert counts[0] == counts[1]
+
+
+def regrouped(words):
+    """Overrides of words that were parted at blanks, of which a value may have some."""
+    found = []
+    for word in words:
+        if ("=" in word and word.partition("=")[0].replace(".", "").replace("_", "").isalpha()) or not found:
+            found.append(word)
+        else:
+            found[-1] += " " + word
+    return found
+
+
+@pytest.mark.parametrize(
+    ("axis", "programs"),
+    [
+        ("local.optimizer=['adamw(b1=0.8)', 'adamw(b1=0.9)']", 1),
+        ("local.optimizer=['mine:clipped(most=0.01)', 'mine:clipped(most=100)']", 1),
+        ("local.optimizer=['sgd(momentum=0.0)', 'sgd(momentum=0.99)', sgd]", 1),
+        ("local.optimizer=[adamw, 'mine:clipped']", 2),
+        ("partition.kind=['mine:shifted(by=1)', 'mine:shifted(by=2)', iid]", 1),
+    ],
+)
+def test_numbers_of_every_call_can_be_swept_in_one_program(config, tmp_path, axis, programs):
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a Python float to an integer power
+        assert len(toy.study(config, *BAG, f"grid.{axis}")[1]) == programs
+        table = toy.execute(config, tmp_path, *BAG, "rounds=1", f"grid.{axis}")
+    cells = {}
+    for row in table.to_pylist():
+        cells.setdefault(row["cell"], []).append((row["correct"], row["total"]))
+    assert len({str(counts) for counts in cells.values()}) == len(cells)  # and each does something
+
+
+@pytest.mark.parametrize(
     ("setting", "told"),
     [
+        ("local.optimizer='sgd(beta=0.9)'", r"local.optimizer 'sgd' takes no numbers, got \['beta'\]"),
+        (
+            "local.optimizer='mine:clipped(least=1)'",
+            r"local.optimizer 'mine:clipped' takes \['most'\], got",
+        ),
+        ("local.optimizer=mine:l2", r"local.optimizer 'mine:l2' does not fit the model"),
+        ("partition.kind='iid(alpha=1)'", r"partition.kind 'iid' takes no numbers, got \['alpha'\]"),
+        ("protocols=['global(rows=1)']", r"protocol 'global' takes no numbers, got \['rows'\]"),
         ("rule='fedavgm(momentum=0.9)'", r"rule 'fedavgm' takes \['lr', 'beta'\], got \['momentum'\]; write it as"),
         ("local.objective='fedlc(t=1)'", r"local.objective 'fedlc' takes \['tau', 'smoothing'\], got \['t'\]"),
         ("local.objective=fedprx", r"unknown local.objective 'fedprx': did you mean 'fedprox'"),

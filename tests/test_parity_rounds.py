@@ -205,7 +205,7 @@ def our_round(
     """One round of one cell per recipe, all through the packed engine."""
     cells, slots = len(recipes), len(texts.clients)
     table = model.table if local.optimizer == "sgd" else None
-    trainer = trainer_of(Training(model.apply, cross_entropy, local.optimizer), table)
+    trainer = trainer_of(Training(model.apply, cross_entropy, OPTIMIZERS[local.optimizer]), table)
     engine = build_engine(trainer, model.apply, recipes)
     globals_ = nested({name: np.stack([leaf] * cells) for name, leaf in start.items()})
     numbers = (local.learning_rate, local.momentum, local.weight_decay, 0.0)

@@ -273,16 +273,14 @@ def weighted(leaf, weights):
     return np.tensordot(weights, np.asarray(leaf, np.float64), axes=1)
 
 
-def test_fedavg_by_hand():
-    given = updates()
-    expected = jax.tree.map(lambda leaf: weighted(leaf, [10, 40, 5, 1]), given.leaves)
-    chex.assert_trees_all_close(apply(rules.fedavg, {}, given), expected, rtol=1e-5, atol=1e-6)  # float32 vs float64
-
-
-def test_uniform_by_hand():
-    given = updates()
-    expected = jax.tree.map(lambda leaf: weighted(leaf, [1, 1, 1, 1]), given.leaves)
-    chex.assert_trees_all_close(apply(rules.uniform, {}, given), expected, rtol=1e-5, atol=1e-6)
+class WeightedMeans(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_by_hand(self):
+        given = updates()
+        for rule, weights in ((rules.fedavg, [10, 40, 5, 1]), (rules.uniform, [1, 1, 1, 1])):
+            got, _, _ = self.variant(partial(eager, rule, {}))(given)
+            expected = jax.tree.map(lambda leaf, w=weights: weighted(leaf, w), given.leaves)
+            chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)  # float32 vs float64
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])

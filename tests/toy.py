@@ -102,15 +102,24 @@ def l2(strength=0.1):
     return Local(transform=transform)
 
 
-def first_row(view):
-    """Each client's first train row alone."""
-    first = [rows[:1] for rows in view.train_rows]
+def clipped(hyper, most=1.0):
+    """SGD on gradients of at most this norm."""
+    return optax.chain(optax.clip_by_global_norm(most), optax.sgd(hyper.learning_rate))
+
+
+def first_row(view, rows=1.0):
+    """Each client's first train row alone, or first few."""
+    first = [held[: int(rows)] for held in view.train_rows]
     correct = np.array([view.train_correct[rows].sum() for rows in first], np.float64)
     return correct, np.array([len(rows) for rows in first], np.int64)
 
 
 def blocks(labels, num_clients, **_):
     return np.array_split(np.arange(len(labels)), num_clients)
+
+
+def shifted(labels, num_clients, by=0.0, **_):
+    return np.array_split(np.roll(np.arange(len(labels)), int(by)), num_clients)
 
 
 def bag(vocabulary_size, num_classes, width):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedjax_paradox.config.calls import parse_call
+from fedjax_paradox.config.calls import format_call, parse_call
 from fedjax_paradox.config.dialect import joined, merge, nest
 from fedjax_paradox.config.schema import DISTILBERT, DROPOUT_RATES, Cell, Experiment, Local, Point, Transformer
 from fedjax_paradox.config.validation import validated
@@ -75,7 +75,24 @@ def _cell(point: Experiment, axes: Iterable[str]) -> Cell:
     shared = {key: getattr(point, key) for key in Point.model_fields} | {"name": name}
     # The model's own `local` goes into `local`: one meaning, one representation, one hash.
     architecture = model.model_copy(update={"local": Local()})
-    return Cell(**shared, architecture=architecture, local=Local(**{**published, **own, **general}))
+    local = _moved({**published, **own, **general}, "optimizer", ("momentum", "weight_decay", "learning_rate"))
+    partition = _moved(point.partition.model_dump(exclude_unset=True), "kind", ("shards_per_client",))
+    return Cell(**shared | {"partition": partition}, architecture=architecture, local=Local(**local))
+
+
+def _moved(section: dict[str, Any], call: str, keys: Iterable[str]) -> dict[str, Any]:
+    """A section where numbers of its call that have keys of their own, as in sgd(momentum=0.5), stand under these."""
+    if call not in section:
+        return section
+    name, numbers = parse_call(section[call])
+    rest = {key: number for key, number in numbers.items() if key not in keys}
+    moved = {key: _number(number) for key, number in numbers.items() if key in keys}
+    return section | moved | {call: format_call(name, rest)} if ":" not in name else section
+
+
+def _number(value: float) -> float | int:
+    """A count is an int."""
+    return int(value) if value.is_integer() and value >= 1 else value
 
 
 def _spelt(value: Any) -> str:
@@ -107,8 +124,9 @@ def structure(cell: Cell) -> tuple[Hashable, ...]:
     architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
     undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
     objective, numbers = parse_call(cell.local.objective)
-    local = (cell.local.batch_size, cell.local.optimizer, objective, tuple(sorted(numbers)))
-    return (*shared, architecture, undropped, *local, cell.partition.holdout_fraction > 0)
+    optimizer, others = parse_call(cell.local.optimizer)
+    calls = (optimizer, tuple(sorted(others)), objective, tuple(sorted(numbers)))
+    return (*shared, architecture, undropped, cell.local.batch_size, *calls, cell.partition.holdout_fraction > 0)
 
 
 def content_hash(experiment: Experiment) -> str:

@@ -13,17 +13,19 @@ from fedjax_paradox.config.values import (
     Classes,
     ComputeType,
     Count,
+    Division,
     Epochs,
     File,
     Fraction,
     Length,
     Name,
     NonNegative,
+    Optimizer,
     Options,
+    Own,
     Positive,
     Protocols,
     Rate,
-    Reference,
     Rows,
     Seed,
     Size,
@@ -78,7 +80,7 @@ class Corpus(_Section):
 
 
 class Partition(_Section):
-    kind: Literal["dirichlet", "iid", "shards"] | Reference = "dirichlet"
+    kind: Division = "dirichlet"
     min_client_rows: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     shards_per_client: Amount = 2
     holdout_fraction: Fraction = 0.0
@@ -89,7 +91,7 @@ class Local(_Section):
 
     epochs: Epochs = 5
     batch_size: Size = 32
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: Rate = 0.01
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
@@ -125,7 +127,7 @@ class Transformer(_Section):
 
 
 class CustomModel(_Section):
-    architecture: Reference
+    architecture: Own
     max_length: Length = 64
     vocabulary_size: Vocabulary = 20_000
     options: Options = {}  # handed to the function

@@ -61,6 +61,25 @@ def _call(text: str) -> str:
     return format_call(name, numbers)
 
 
+def _named(*names: str) -> AfterValidator:
+    """A call of one of these, or of a person's own module:function."""
+    *rest, last = map(repr, names)
+
+    def check(text: str) -> str:
+        name, _ = parse_call(text)
+        if name not in names and ":" not in name:
+            raise ValueError(f"must be module:function, {', '.join(rest)} or {last}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _own(text: str) -> str:
+    if ":" not in parse_call(text)[0]:
+        raise ValueError("must be module:function")
+    return text
+
+
 # Numbers of a program are of single precision: squares of these stay finite and above 0.
 MOST = 1e12
 # Strict, since YAML's true is no number and its '3' is text.
@@ -76,9 +95,11 @@ Positive = Annotated[float, Field(strict=True, gt=0, le=MOST, allow_inf_nan=Fals
 Rate = Annotated[float, Field(strict=True, ge=1e-12, le=MOST, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, le=MOST, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Reference = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # a person's own package.module:function
 Call = Annotated[Text, AfterValidator(_call)]  # name(number=...) or module:function(number=...)
-Protocol = Literal["train_rows", "label_filtered", "label_matched", "holdout", "global"] | Reference
+Own = Annotated[Call, AfterValidator(_own)]  # module:function(number=...)
+Optimizer = Annotated[Call, _named("sgd", "adamw")]
+Division = Annotated[Call, _named("dirichlet", "iid", "shards")]
+Protocol = Annotated[Call, _named("train_rows", "label_filtered", "label_matched", "holdout", "global")]
 Protocols = Annotated[tuple[Protocol, ...], Field(min_length=1), AfterValidator(_once)]
 ComputeType = Literal["float32", "bfloat16"]
 Label = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | Text

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_paradox.federated import sparse
-from fedjax_paradox.federated.local import local_step
+from fedjax_paradox.federated.local import local_step, sgd
 from fedjax_paradox.federated.trainer import (
     Ended,
     Reducer,
@@ -37,7 +37,7 @@ def trainer_of(training: Training, table: str | None) -> Trainer:
     under plain SGD, with no transform of gradients but a pull towards the start. Else `dense`."""
     local = half(training, no_numbers(training))
     known = local.transform is None or local.pull is not None
-    if table is None or training.optimizer != "sgd" or not known or local.trains is not None:
+    if table is None or training.optimizer is not sgd or not known or local.trains is not None:
         return dense(training)
     return lazy(training, table)
 

@@ -55,12 +55,13 @@ def sgd(hyper: Hyper) -> optax.GradientTransformation:
     )
 
 
-def adamw(hyper: Hyper) -> optax.GradientTransformation:
-    """AdamW with b1 0.9, b2 0.999, eps 1e-8 (Loshchilov & Hutter, 2019), as in PyTorch."""
-    return optax.adamw(hyper.learning_rate, weight_decay=hyper.weight_decay)
+def adamw(hyper: Hyper, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, 2019, alg. 2), as in PyTorch."""
+    return optax.adamw(hyper.learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=hyper.weight_decay)
 
 
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": sgd, "adamw": adamw}
+# Name in the config -> function of the hyper-parameters and of the numbers of its call.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adamw": adamw}
 
 
 def merged(one: Local, other: Local) -> Local:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from fedjax_paradox.federated.local import OPTIMIZERS, Learner, Objective, local_step, merged, optimizer_of
+from fedjax_paradox.federated.local import Learner, Objective, local_step, merged, optimizer_of
 from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, Tree
 
 
@@ -93,8 +94,9 @@ class Training(NamedTuple):
 
     apply: Callable[..., jax.Array]  # (trainable, frozen, tokens, key[, rates]) -> logits f32[B, C]
     objective: Objective  # numbers of its call -> Local
-    optimizer: str  # a key of `OPTIMIZERS`
+    optimizer: Callable[..., optax.GradientTransformation]  # (hyper, the numbers of its call), as `local.sgd`
     own: tuple[str, ...] = ()  # the numbers that the objective is called with, in `Hyper.own`
+    numbers: tuple[str, ...] = ()  # those of the optimizer, in `Hyper.optimizer`
     method: Local = Local()  # what the rule adds to the objective
 
 
@@ -106,7 +108,8 @@ def half(training: Training, hyper: Hyper) -> Local:
 def no_numbers(training: Training) -> Hyper:
     """Hyper-parameters that are all 0, for what depends on structure alone."""
     zero = jnp.zeros((), jnp.float32)
-    return Hyper(zero, zero, zero, zero, own=dict.fromkeys(training.own, zero))
+    own, numbers = (dict.fromkeys(names, zero) for names in (training.own, training.numbers))
+    return Hyper(zero, zero, zero, zero, own=own, optimizer=numbers)
 
 
 def learner_of(training: Training, hyper: Hyper, frozen: Tree) -> Learner:
@@ -117,7 +120,7 @@ def learner_of(training: Training, hyper: Hyper, frozen: Tree) -> Learner:
     def apply(leaves: Tree, tokens: jax.Array, key: jax.Array) -> jax.Array:
         return training.apply(leaves, frozen, tokens, key, **rates)
 
-    return Learner(apply, half(training, hyper), OPTIMIZERS[training.optimizer])
+    return Learner(apply, half(training, hyper), partial(training.optimizer, **hyper.optimizer))
 
 
 def batch_of(data: Data, rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -16,7 +16,8 @@ Diagnostics = Mapping[str, jax.Array]
 
 class Hyper(NamedTuple):
     """Local hyper-parameters as data: scalars inside a step, f32[P] for a program. `rates`: the dropout rates that the
-    model's `apply` takes, by name; `own`: the numbers that the call of `local.objective` names."""
+    model's `apply` takes, by name; `own` and `optimizer`: the numbers that the calls of `local.objective` and
+    `local.optimizer` name."""
 
     learning_rate: Any
     momentum: Any
@@ -24,6 +25,7 @@ class Hyper(NamedTuple):
     mu: Any
     rates: Mapping[str, Any] = {}
     own: Mapping[str, Any] = {}
+    optimizer: Mapping[str, Any] = {}
 
 
 class Client(NamedTuple):

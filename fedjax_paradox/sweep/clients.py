@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_paradox.config import Cell
+from fedjax_paradox.config import Cell, parse_call
 from fedjax_paradox.data import partition as split
 from fedjax_paradox.data.corpus import Corpus, Texts, load_texts
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.registry import resolve
-from fedjax_paradox.sweep.extensions import check_partition
+from fedjax_paradox.sweep.extensions import check_partition, partitioner
 
 
 class Clients(NamedTuple):
@@ -56,9 +55,8 @@ def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
     Raises:
       InputError: the partition cannot be made, or no client has enough rows to take part.
     """
-    make = resolve("partition.kind", cell.partition.kind, split.PARTITIONERS)
     division = partial(
-        make,
+        partitioner(*parse_call(cell.partition.kind)),
         labels=corpus.train_labels,
         num_clients=cell.num_clients,
         alpha=cell.alpha,

@@ -6,7 +6,7 @@ will get, so that their mistakes come to light with their name.
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
+from fedjax_paradox.data.partition import PARTITIONERS
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated.local import Learner, Objective, optimizer_of
+from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol
+from fedjax_paradox.federated.local import OPTIMIZERS, Learner, Objective, optimizer_of
 from fedjax_paradox.federated.local import sgd as any_optimizer
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
@@ -25,8 +27,9 @@ from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, R
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.registry import first_line, resolve
 
-# What a rule may ask for by name; not numbers of the config.
+# What rules and partitions are given by name; not numbers of their calls.
 GIVEN = ("is_adapter", "num_clients", "lora_scale")
+OF_DIVISIONS = ("labels", "num_clients", "alpha", "seed", "shards_per_client")
 
 
 def rule_builder(
@@ -42,7 +45,7 @@ def rule_builder(
       InputError: an unknown rule, or numbers that do not fit it.
     """
     build = resolve("rule", name, RULES)
-    own = _numbers("rule", name, build, calls)
+    own = _numbers("rule", name, build, calls, GIVEN)
     takes = inspect.signature(build).parameters
     build = partial(build, **{key: value for key, value in given.items() if key in takes})
     defaults = {key: float(value) for key, value in own.items() if isinstance(value, int | float)}
@@ -60,14 +63,73 @@ def objective_builder(name: str, numbers: Mapping[str, float]) -> Objective:
     return build
 
 
-def _numbers(what: str, name: str, build: Any, calls: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Name -> default of the numbers that a function takes."""
+def partitioner(name: str, numbers: Mapping[str, float]) -> Callable[..., Any]:
+    """What a call of `partition.kind` names, given its numbers.
+
+    Raises:
+      InputError: an unknown name, or numbers that do not fit it.
+    """
+    build = resolve("partition.kind", name, PARTITIONERS)
+    _numbers("partition.kind", name, build, [numbers], OF_DIVISIONS)
+    return partial(build, **numbers)
+
+
+def protocol_of(name: str, numbers: Mapping[str, float]) -> Protocol:
+    """What a call of `protocols` names, given its numbers; a person's own is a plain function, which may read anything.
+
+    Raises:
+      InputError: an unknown name, or numbers that do not fit it.
+    """
+    found = resolve("protocol", name, PROTOCOLS)
+    counts = found.counts if isinstance(found, Protocol) else found
+    _numbers("protocol", name, counts, [numbers], _first(counts))
+    return (
+        found if isinstance(found, Protocol) else Protocol(partial(found, **numbers) if numbers else found, ("train",))
+    )
+
+
+def _first(function: Any) -> tuple[str, ...]:
+    """The name of the argument that the package gives."""
+    try:
+        return tuple(inspect.signature(function).parameters)[:1]
+    except (TypeError, ValueError):
+        return ()  # of which `_numbers` complains
+
+
+def optimizer_builder(name: str, numbers: Mapping[str, float], leaves: Tree) -> Callable[..., Any]:
+    """(hyper, the numbers of a call) -> an optax transformation; a person's own is asked with shapes alone.
+
+    Raises:
+      InputError: an unknown optimizer, numbers that do not fit it, or changes of another shape than the leaves.
+    """
+    build = resolve("local.optimizer", name, OPTIMIZERS)
+    _numbers("local.optimizer", name, build, [numbers], _first(build))
+    if name in OPTIMIZERS:
+        return build
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def ask(hyper: Hyper, numbers: Mapping[str, Any], leaves: Tree) -> None:
+        optimizer = build(hyper, **numbers)
+        changes, _ = optimizer.update(leaves, optimizer.init(leaves), leaves)
+        _check_alike("the leaves and their changes", leaves, changes)
+
+    try:
+        jax.eval_shape(ask, Hyper(scalar, scalar, scalar, scalar), dict.fromkeys(numbers, scalar), leaves)
+    except Exception as error:  # whatever a person's function raises
+        raise InputError(f"local.optimizer {name!r} does not fit the model: {first_line(error)}; correct it") from error
+    return build
+
+
+def _numbers(
+    what: str, name: str, build: Any, calls: Sequence[Mapping[str, float]], given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Name -> default of the numbers that a function takes beside what it is given."""
     try:
         parameters = inspect.signature(build).parameters
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} {name!r} is no function whose arguments can be read ({error})") from error
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    own = {key: p.default for key, p in parameters.items() if key not in GIVEN and p.kind not in several}
+    own = {key: p.default for key, p in parameters.items() if key not in given and p.kind not in several}
     for numbers in calls:
         missing = [key for key in own if own[key] is inspect.Parameter.empty and key not in numbers]
         if missing or not set(numbers) <= set(own):

@@ -39,6 +39,8 @@ from fedjax_paradox.sweep.extensions import (
     check_rule,
     is_alone,
     objective_builder,
+    optimizer_builder,
+    protocol_of,
     rule_builder,
 )
 
@@ -182,9 +184,11 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int) -> Trainer:
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), _leaves(model), classes)
+    named, others = parse_call(shared.local.optimizer)
+    optimizer = optimizer_builder(named, others, _leaves(model))
     own, method = tuple(sorted(numbers)), rule.local or Local()
     table = model.table if rule.start is None else None  # a lazy table starts from the globals
-    return trainer_of(Training(model.apply, objective, shared.local.optimizer, own, method), table)
+    return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method), table)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:
@@ -218,10 +222,9 @@ def _identity(cell: Cell, inputs: Mapping[str, str]) -> str:
 
 def own_code(cell: Cell) -> dict[str, str]:
     """Name -> digest of every `module:function` that decides a cell's numbers."""
-    rule, _ = parse_call(cell.rule)
-    architecture = cell.architecture.architecture
-    objective, _ = parse_call(cell.local.objective)
-    names = (rule, objective, cell.partition.kind, architecture, *cell.protocols)
+    local, kind, architecture = cell.local, cell.partition.kind, cell.architecture.architecture
+    calls = (cell.rule, local.objective, local.optimizer, kind, architecture, *cell.protocols)
+    names = [name for name, _ in map(parse_call, calls)]
     return {name: source_digest(name) for name in names if ":" in name}
 
 
@@ -234,9 +237,10 @@ def _alike(program: Program, index: int, rule: str) -> Any:
     numbers = {
         name: float(values[index]) for name, values in program.hyper._asdict().items() if name in Hyper._fields[:4]
     }
-    if cell.local.optimizer == "adamw":
+    if parse_call(cell.local.optimizer)[0] == "adamw":
         del numbers["momentum"]  # which it does not read
-    rates = {name: float(values[index]) for name, values in {**program.hyper.rates, **program.hyper.own}.items()}
+    named = (program.hyper.rates, program.hyper.own, program.hyper.optimizer)
+    rates = [{name: float(values[index]) for name, values in each.items()} for each in named]
     how = (cell.num_clients, cell.participation, cell.seed, cell.local.epochs, cell.local.drop_ragged)
     return how, rows.hexdigest(), rule, json.dumps([numbers, rates], sort_keys=True)
 
@@ -247,9 +251,7 @@ def _leaves(model: Model) -> Tree:
 
 
 def _protocols(cell: Cell, corpus: Corpus, clients: Sequence[Clients]) -> dict[str, Protocol]:
-    found = {name: resolve("protocol", name, PROTOCOLS) for name in cell.protocols}
-    # A person's own protocol is a plain function; it may read anything.
-    protocols = {n: p if isinstance(p, Protocol) else Protocol(p, ("train",)) for n, p in found.items()}
+    protocols = {name: protocol_of(*parse_call(name)) for name in cell.protocols}
     train, test, classes = corpus.train_labels, corpus.test_labels, len(corpus.classes)
     nothing = np.zeros(len(train), bool), np.zeros(len(test), bool)
     views = [View(*nothing, train, test, one.train, one.holdout, classes) for one in clients]
@@ -263,11 +265,14 @@ def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
         return np.array(list(values), np.float32)
 
     local = {name: array(getattr(cell.local, name) for cell in cells) for name in LOCAL_NUMBERS}
-    calls = [parse_call(cell.local.objective)[1] for cell in cells]
-    own = {name: array(numbers[name] for numbers in calls) for name in calls[0]}
+
+    def named(call: str) -> dict[str, Any]:
+        calls = [parse_call(getattr(cell.local, call))[1] for cell in cells]
+        return {name: array(numbers[name] for numbers in calls) for name in calls[0]}
+
     # A person's own architecture takes its settings from its options, and may have rates all the same.
     rates = {name: array(getattr(c.architecture, name, own) for c in cells) for name, own in model.rates.items()}
-    return Hyper(**local, rates=rates, own=own)
+    return Hyper(**local, rates=rates, own=named("objective"), optimizer=named("optimizer"))
 
 
 def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
@@ -302,8 +307,10 @@ def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
 
 
 def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> Model:
-    build = resolve("architecture", spec.architecture, {})
-    arguments = {"vocabulary_size": vocabulary_size, "num_classes": num_classes, **spec.options}
+    name, numbers = parse_call(spec.architecture)
+    build = resolve("architecture", name, {})
+    sizes = {key: int(value) if value.is_integer() else value for key, value in numbers.items()}
+    arguments = {"vocabulary_size": vocabulary_size, "num_classes": num_classes, **spec.options, **sizes}
     try:
         inspect.signature(build).bind(**arguments)
     except TypeError as error:
