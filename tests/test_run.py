@@ -197,6 +197,8 @@ def test_the_folder_says_what_ran(finished):
         "clients.parquet",
         "config.yaml",
         "experiment.json",
+        "participants.parquet",
+        "rounds.parquet",
     ]
     assert sorted(p.name for p in toy.checkpoints(out).iterdir()) == ["2", "3"]  # checkpoints_kept is 2
     again, prepared = toy.study(out / "config.yaml")

@@ -95,10 +95,12 @@ def _outcome(reader: Callable[[], Any], truth: Any, folder: Path, lab: Lab) -> t
 
 def _reader(name: str) -> Callable[[Path], Any]:
     """What reads a file, given the folder that it lies in."""
-    from fedjax_paradox.storage import cells, folder, results
+    from fedjax_paradox.storage import cells, folder, history, results
 
     readers: dict[str, Callable[[Path], Any]] = {
         results.FILE: lambda path: results.read(path).to_pydict(),
+        history.ROUNDS: lambda path: str(history.read(path).rounds.to_pylist()),  # NaN is not itself
+        history.PARTICIPANTS: lambda path: str(history.read(path).participants.to_pylist()),
         cells.FILE: cells.read,
         folder.RECORD: _reported,
         folder.CONFIG: _reported,

@@ -89,13 +89,18 @@ def corpus(seed: int = 0) -> dict[str, bytes]:
     return files
 
 
+TABLES = ("clients.parquet", "cells.parquet", "participants.parquet")
+
+
 def numbers(out: Path) -> dict[str, Any]:
-    """What must not differ: the bytes of both tables, and every cell's round and leaves in the newest checkpoint."""
+    """What must not differ: the bytes of the tables without times, and every cell's newest round and its leaves."""
     from fedjax_paradox.storage import cells, checkpoint
 
     with tempfile.TemporaryDirectory() as aside:
         stored = checkpoint.restore(out / "checkpoints", [e.identity for e in cells.read(out).values()], Path(aside))
-    tables = {name: _sha((out / name).read_bytes()) for name in ("clients.parquet", "cells.parquet")}
+    tables = {
+        name: _sha((out / name).read_bytes()) for name in ("clients.parquet", "cells.parquet", "participants.parquet")
+    }
     return tables | {identity: [one.round, leaves(one.leaves)] for identity, one in sorted(stored.items())}
 
 

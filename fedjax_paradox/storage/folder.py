@@ -43,9 +43,12 @@ def claim(folder: Path) -> Iterator[None]:
         yield
 
 
+TABLES = ("clients.parquet", "rounds.parquet", "participants.parquet")
+
+
 def _check_ours(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    for name in {RECORD, CONFIG, cells.FILE, "clients.parquet", ".lock"}:
+    for name in {RECORD, CONFIG, cells.FILE, *TABLES, ".lock"}:
         if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
             raise InputError(f"{folder / name} is no regular file; remove it, or choose another --out")
     if names and not names & {RECORD, cells.FILE}:

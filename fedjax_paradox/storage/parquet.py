@@ -40,8 +40,8 @@ def flush(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema`; an empty table where there is no file.
+def read(path: Path, schema: pa.Schema, more: bool = False) -> pa.Table:
+    """The columns of `schema`, with `more` all others as well; an empty table where there is no file.
 
     Raises:
       InputError: the file is no parquet file, lacks a column or a value, or was damaged since it was written.
@@ -52,6 +52,9 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
             stored = pq.read_table(file, page_checksum_verification=True)
         written = (stored.schema.metadata or {}).get(_DIGEST)
         table = stored.select(schema.names).cast(schema)
+        if more:
+            for name in stored.column_names[len(schema) :]:
+                table = table.append_column(name, stored[name])
         if written not in (None, digest(stored)):  # tables of earlier versions carry none
             raise pa.ArrowInvalid("its values are not those that were written")
         return table.replace_schema_metadata(None)

@@ -16,8 +16,10 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.types import Tree
-from fedjax_paradox.storage import cells, checkpoint, folder, results
+from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.storage.history import History
+from fedjax_paradox.sweep.history import believed
 from fedjax_paradox.sweep.program import Program, own_code, part
 
 
@@ -36,6 +38,7 @@ class Standing(NamedTuple):
     entries: dict[str, Entry]  # by name, every cell of the folder and of the experiment
     parts: list[Part]
     finished: int  # cells of the experiment that need no training
+    history: History  # of the rounds that are believed
     ranks: dict[str, tuple[int, int]]  # cell -> (program, place in it)
 
 
@@ -63,10 +66,25 @@ def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -
         for number, program in enumerate(programs)
         for place, cell in enumerate((*program.cells, *(twin.cell for twin in program.twins)))
     }
-    standing = Standing(table, entries, [], 0, ranks)
+    standing = Standing(table, entries, [], 0, history.read(out), ranks)
     for program in programs:
         standing = _with_parts(out, standing, program, states)
-    return standing._replace(table=ordered(standing.table, ranks))
+    return standing._replace(
+        table=ordered(standing.table, ranks), history=_believed_history(standing, programs, renamed)
+    )
+
+
+def _believed_history(standing: Standing, programs: Sequence[Program], renamed: Mapping[str, str]) -> History:
+    pairs = standing.table.group_by(["cell", "round"]).aggregate([])
+    known = set(zip(pairs["cell"].to_pylist(), pairs["round"].to_pylist(), strict=True))
+    known |= {(entry.cell, entry.diverged_round) for entry in standing.entries.values()}
+    alike = [
+        [cell.name, *(twin.cell.name for twin in program.twins if twin.of == index)]
+        for program in programs
+        for index, cell in enumerate(program.cells)
+    ]
+    found = believed(standing.history, known, alike, renamed)
+    return found.map(lambda table: ordered(table, standing.ranks))
 
 
 def _entries(program: Program) -> list[Entry]:

@@ -14,8 +14,9 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Outcome
-from fedjax_paradox.storage import cells, checkpoint, folder, results
+from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.provenance import surroundings
+from fedjax_paradox.sweep.history import Went, recorded
 from fedjax_paradox.sweep.hosts import is_writer, written_by_one
 from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
@@ -159,6 +160,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap("training")
             globals_, states, outcome = engine.aggregate(states, buffer, round_inputs)
             _check_weights(program, jobs, outcome.unweighable, round_)
+            before = set(stopped)
             for index, client in _diverging(jobs, outcome, stopped):
                 stopped[index] = round_ - 1
                 standing = _with_diverged(standing, program, index, round_, client)
@@ -167,19 +169,37 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             going = [index for index in range(len(cells_)) if index not in stopped]
             models = globals_ if engine.serve is None or not going else engine.serve(globals_, states)
             predicted = np.asarray(engine.predict(models, frozen, program.data.tokens, batches)) if going else None
-            lap("prediction")
             table = _table(program, round_, predicted, going)
+            phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
+            waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
+            went = Went(round_, participants, outcome, phases, _visited(jobs), waste)
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
-                cells.write(out, standing.entries.values())
-                results.write(out, [standing.table])
+                _write(out, _with_history(standing, program, went, before))
             checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))
             phases = lap("checkpoint")
-            waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
+            standing = _with_history(standing, program, went._replace(phases=phases), before)
             if not going:
                 break
             notify(Finished(number, round_, table, sum(phases.values()), phases, waste))
+    if is_writer():
+        history.write(out, standing.history)  # with the time of the last checkpoint
     return standing
+
+
+def _visited(jobs: Sequence[schedule.Job]) -> int:
+    return sum(int((job.steps >= 0).sum()) for job in jobs)
+
+
+def _with_history(standing: Standing, program: Program, went: Went, stopped: Collection[int]) -> Standing:
+    found = recorded(standing.history, program, went, stopped)
+    return standing._replace(history=found.map(lambda table: ordered(table, standing.ranks)))
+
+
+def _write(out: Path, standing: Standing) -> None:
+    cells.write(out, standing.entries.values())
+    history.write(out, standing.history)
+    results.write(out, [standing.table])
 
 
 def _store(out: Path, standing: Standing) -> None:
@@ -188,6 +208,8 @@ def _store(out: Path, standing: Standing) -> None:
         cells.write(out, standing.entries.values())
     if not results.read(out).equals(standing.table):
         results.write(out, [standing.table])
+    if not all(one.equals(other) for one, other in zip(history.read(out), standing.history, strict=True)):
+        history.write(out, standing.history)
 
 
 def _members(program: Program, round_: int, stopped: dict[int, int]) -> list[checkpoint.Member]:
