@@ -19,7 +19,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
 from fedjax_paradox.report import drawing, figures, markup, tables
 from fedjax_paradox.report.content import gather
-from fedjax_paradox.report.tables import Table
+from fedjax_paradox.report.tables import REFERENCES, Table
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
 
@@ -568,12 +568,43 @@ def test_a_corpus_that_is_gone_is_one_line(place, tmp_path):
     assert content.accuracy
 
 
+PARTITIONS = "grid.partition_seed,seed,corpus.seed=[[1, 1, 1], [2, 2, 2], [3, 3, 3]]"
+
+
+def test_samples_that_vary_with_the_partition_are_no_corpora_of_their_own(place, tmp_path):
+    """One sample a partition: one row with intervals over both. Two samples of one partition: two corpora."""
+    crossed = ["grid.partition_seed=[1, 2]", "grid.corpus.seed=[1, 2]"]
+    for name, axes, corpora in (("joined", [PARTITIONS], 1), ("crossed", crossed, 2)):
+        run = small(place, tmp_path / name, *axes)
+        table = gather([run], None, tmp_path / "cache").accuracy[0]
+        assert len(table.rows) == corpora
+        assert all("[" in row[-1] for row in table.rows)
+
+
+def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):
+    rules = "grid.rule=[centralised, fedavg, local_only, uniform]"
+    run = small(place, tmp_path / "run", rules, PARTITIONS)
+    content = gather([run], None, tmp_path / "cache")
+    (table, *_), pictures = content.accuracy, {picture.name: picture for picture in content.pictures}
+    place_of_rule = list(table.columns).index("rule")
+    assert [row[place_of_rule] for row in table.rows] == ["fedavg", "uniform", "centralised", "local_only"]
+    assert "Lines to compare with, not federated: centralised, local_only." in table.notes
+    assert "centralised" not in pictures["rules-worst"].alt
+    axis = pictures["rules-worst"].figure.axes[0]
+    means = [float(row[-2].partition(" ")[0]) for row in table.rows if row[place_of_rule] in REFERENCES]
+    assert sorted(line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--") == pytest.approx(
+        sorted(means),
+        abs=0.05,  # as printed
+    )
+
+
 # Figures
 
 
 def test_every_figure_where_there_are_data_for_it(content):
     names = [picture.name for picture in content.pictures]
-    assert names == ["gap-against-alpha", "learning-curves", "clients-by-class", "clients", "rules", "protocols"]
+    compared = ["rules", "rules-worst", "protocols"]
+    assert names == ["gap-against-alpha", "learning-curves", "clients-by-class", "clients", *compared]
     assert all(picture.alt and picture.caption for picture in content.pictures)
 
 

@@ -69,7 +69,8 @@ def read_folders(paths: Sequence[Path]) -> Reading:
 
 def _merge(folders: list[Folder], left_out: list[str]) -> Reading:
     owned = [one for index, folder in enumerate(folders) for one in _owned(index, folder)]
-    reading = Reading(folders, left_out, _different_files(owned), pa.table({}), {}, {}, {}, {})
+    notes = _different_files(owned) + _sampled(owned)
+    reading = Reading(folders, left_out, notes, pa.table({}), {}, {}, {}, {})
     shown: dict[tuple, tuple[str, _Owned]] = {}
     for one, extra in zip(owned, _extras(owned), strict=True):
         entries = folders[one.folder].entries
@@ -157,18 +158,40 @@ def _last(table: pa.Table) -> int:
     return int(table["round"].to_numpy().max(initial=0))
 
 
+SAMPLE = "corpus.seed"  # which rows of a corpus are drawn
+
+
 def _extras(owned: Sequence[_Owned]) -> list[dict[str, str]]:
-    """For every cell its settings without a column that differ among the cells of its corpus and model."""
+    """For every cell its settings without a column that differ among the cells of its corpus and model.
+
+    A sample of the corpus that every partition has one of its own is none: it varies with the partition, as do clients.
+    """
     settings = [_settings(one.cell) for one in owned]
     groups: dict[tuple[str, str], dict[str, set]] = {}
+    samples: dict[tuple[str, str], dict[int, set]] = {}
     for one, own in zip(owned, settings, strict=True):
-        found = groups.setdefault((one.corpus, one.cell.model), {})
+        group = one.corpus, one.cell.model
+        found = groups.setdefault(group, {})
         for key, value in own.items():
             found.setdefault(key, set()).add(value)
+        samples.setdefault(group, {}).setdefault(one.cell.partition_seed, set()).add(own[SAMPLE])
+    for group, found in groups.items():
+        if all(len(seeds) == 1 for seeds in samples[group].values()):
+            found[SAMPLE] = set()
     return [
         {key: value for key, value in own.items() if len(groups[one.corpus, one.cell.model][key]) > 1}
         for one, own in zip(owned, settings, strict=True)
     ]
+
+
+def _sampled(owned: Sequence[_Owned]) -> list[str]:
+    """Says of which corpora intervals cover the sample of rows as well."""
+    seeds: dict[str, set[int]] = {}
+    for one, extra in zip(owned, _extras(owned), strict=True):
+        if SAMPLE not in extra:
+            seeds.setdefault(one.corpus, set()).add(one.cell.corpus.seed)
+    several = [name for name, found in seeds.items() if len(found) > 1]
+    return [f"every partition of {name} has its own sample of rows: intervals cover both" for name in several]
 
 
 def _label(one: _Owned, extra: Mapping[str, str]) -> dict[str, str]:

@@ -184,11 +184,23 @@ def _dots(axis: Axes, place: int, accuracies: np.ndarray) -> None:
 
 
 @mpl.rc_context(STYLE)
-def compare(panels: Mapping[str, Sequence[Line]], names: Sequence[str], unit: str, joined: bool) -> Figure:
-    """A panel per condition; x = one of `names` by number, joined where the predictions are the same."""
+def compare(
+    panels: Mapping[str, Sequence[Line]],
+    names: Sequence[str],
+    unit: str,
+    joined: bool,
+    references: Mapping[str, Mapping[str, float]] = {},
+) -> Figure:
+    """A panel per condition; x = one of `names` by number, joined where the predictions are the same.
+
+    references: panel -> lines to compare with, by name.
+    """
     figure, axes = drawing.panels(list(panels), "", unit, high=1.25)
     labels = _labels(panels)
-    for axis, lines in zip(axes, panels.values(), strict=True):
+    for axis, (panel, lines) in zip(axes, panels.items(), strict=True):
+        for name, value in references.get(panel, {}).items():
+            axis.axhline(value, color="0.4", linewidth=1, linestyle="--")
+            axis.annotate(drawing.shown(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         _draw_lines(axis, lines, labels, spread=0.12, log=False, joined=joined)
         axis.set_xlim(-0.5, len(names) - 0.5)
         drawing.named_ticks(axis, names)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from fedjax_paradox.report import figures
-from fedjax_paradox.report.tables import Row, number
+from fedjax_paradox.report.tables import Row, is_reference, number
 from fedjax_paradox.report.view import View, is_base
 
 INTERVALS = "Bars are 95 % intervals over partitions; points of one partition have none."
@@ -159,19 +159,34 @@ def _rules(view: View) -> Iterator[Picture]:
     for row in rows:
         rules.setdefault(row.setting["alpha"], set()).add(row.setting["rule"])
     rows = [row for row in rows if len(rules[row.setting["alpha"]]) > 1]
-    names = list(dict.fromkeys(row.setting["rule"] for row in rows))
+    compared = [row for row in rows if not is_reference(row.setting)]
+    names = list(dict.fromkeys(row.setting["rule"] for row in compared))
     if not names:
         return
-    panels = _by_alpha(rows, lambda setting: names.index(setting["rule"]), view)
-    yield Picture(
-        "rules",
-        f"Gap by rule under {view.protocol} {view.when}, a panel per α; {view.num_clients} clients{_ended(rows)}. "
-        f"{INTERVALS}",
-        f"Gap in percentage points by rule. {_spoken(panels, lambda x: names[int(x)])}",
-        figures.compare(
-            panels, [name.replace("local.", "") for name in names], "gap (percentage points)", joined=False
-        ),
-    )
+    told = [name.replace("local.", "").replace("objective=", "") for name in names]
+    for measure, unit in (("gap", "gap (percentage points)"), ("worst", "worst client (%)")):
+        panels = _by_alpha(compared, lambda setting: names.index(setting["rule"]), view, measure)
+        caption = f"{unit[0].upper()}{unit[1:]} by rule under {view.protocol} {view.when}, a panel per α"
+        lines = _reference_lines(rows, measure)
+        dashed = " Dashed: not federated, to compare with." if lines else ""
+        yield Picture(
+            "rules" if measure == "gap" else f"rules-{measure}",
+            f"{caption}; {view.num_clients} clients{_ended(rows)}. {INTERVALS}{dashed}",
+            f"{unit[0].upper()}{unit[1:]} by rule. {_spoken(panels, lambda x: names[int(x)])}",
+            figures.compare(panels, told, unit, joined=False, references=lines),
+        )
+
+
+def _reference_lines(rows: Sequence[Row], measure: str) -> dict[str, dict[str, float]]:
+    """Panel of an alpha -> name and mean of the rules that others are compared with."""
+    models = {row.setting["model"] for row in rows}
+    lines: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if is_reference(row.setting):
+            name = row.setting["rule"] + (f" ({row.setting['model']})" if len(models) > 1 else "")
+            mean = 100 * row.estimates[measure].mean
+            lines.setdefault(f"α = {number(row.setting['alpha'])}", {})[name] = mean
+    return lines
 
 
 def _protocols(view: View) -> Iterator[Picture]:
@@ -209,19 +224,21 @@ def _ended(rows: Sequence[Row]) -> str:
     return f"; {diverged} of {every} runs diverged and count with their last finite round" if diverged else ""
 
 
-def _by_alpha(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> dict[str, list[figures.Line]]:
+def _by_alpha(
+    rows: Sequence[Row], place: Callable[[dict], float], view: View, measure: str = "gap"
+) -> dict[str, list[figures.Line]]:
     alphas = sorted({row.setting["alpha"] for row in rows})
     return {
-        f"α = {number(alpha)}": _lines([row for row in rows if row.setting["alpha"] == alpha], place, view)
+        f"α = {number(alpha)}": _lines([row for row in rows if row.setting["alpha"] == alpha], place, view, measure)
         for alpha in alphas
     }
 
 
-def _lines(rows: Sequence[Row], place: Callable[[dict], float], view: View) -> list[figures.Line]:
-    """A line of gaps per model; `place` gives a row's x."""
+def _lines(rows: Sequence[Row], place: Callable[[dict], float], view: View, measure: str = "gap") -> list[figures.Line]:
+    """A line of gaps, or of another measure, per model; `place` gives a row's x."""
     points: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in rows:
-        gap = row.estimates["gap"]
+        gap = row.estimates[measure]
         points.setdefault(_series(row.setting, view), []).append((place(row.setting), gap.mean, gap.low, gap.high))
     return [figures.Line(label, *np.array(sorted(found)).T) for label, found in points.items()]
 

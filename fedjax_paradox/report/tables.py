@@ -39,6 +39,15 @@ class Row(NamedTuple):
     numberless: int  # of these, those that have none
 
 
+# Rules that are no candidates but lines to compare with: no federation, by pooling the rows and by training alone.
+REFERENCES = ("centralised", "local_only")
+
+
+def is_reference(setting: Mapping[str, Any]) -> bool:
+    """Whether a setting's rule is one of these, whatever stands behind its name."""
+    return setting["rule"].partition(",")[0].partition("(")[0] in REFERENCES
+
+
 def summarised(picked: pa.Table) -> list[Row]:
     """One row per setting and protocol, sorted by setting.
 
@@ -67,11 +76,13 @@ def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple
     Args:
       when: words for the rounds; same: pairs of settings that are one run by construction.
     """
-    rows = [row for row in rows if row.setting["protocol"] == protocol]
+    rows = sorted((row for row in rows if row.setting["protocol"] == protocol), key=_references_last)
     shown = _shown(rows)
     lines = [_accuracy_line(row, shown) for row in rows]
     notes = [f"* {_CONSTRUCTION}"] if any(row.identical for row in rows) else []
     notes += [_DIVERGED] if any(row.diverged for row in rows) else []
+    references = dict.fromkeys(row.setting["rule"] for row in rows if is_reference(row.setting))
+    notes += [f"Lines to compare with, not federated: {', '.join(references)}."] if references else []
     pairs = "; ".join(f"{one} and {other}" for one, other in same)
     notes += [f"The same run by construction, trained once: {pairs}."] if pairs else []
     reasons = dict.fromkeys(row.estimates["gap"].reason for row in rows if row.estimates["gap"].reason)
@@ -84,6 +95,10 @@ def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple
         rows=lines,
         notes=[*notes, *(f"No interval: {reason}." for reason in reasons)],
     )
+
+
+def _references_last(row: Row) -> bool:
+    return is_reference(row.setting)
 
 
 def variances(rows: Sequence[Row]) -> Table | None:

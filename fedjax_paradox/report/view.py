@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fedjax_paradox.analysis.runs import ends
-from fedjax_paradox.report.tables import Row
+from fedjax_paradox.report.tables import Row, is_reference
 from fedjax_paradox.sweep.audits import Audit
 
 PREFERRED = "label_matched"  # one and the same measurement for every model
@@ -66,8 +66,14 @@ def look(
 
 
 def _commonest(values: Iterable[Any]) -> Any:
+    """Of those that are equally common FedAvg, from which others are told apart, and no line to compare with."""
     counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value))
+
+    def rank(value: Any) -> tuple:
+        rule = value[-1] if isinstance(value, tuple) else value
+        return is_reference({"rule": rule}), -counts[value], rule != "fedavg", value
+
+    return min(counts, key=rank)
 
 
 def is_base(view: View, setting: Mapping[str, Any]) -> bool:
