@@ -27,11 +27,10 @@ from packed import (
 from test_conformance import METHODS, OBJECTIVES, PAIRED, flat, hashable
 
 from fedjax_paradox.federated import objectives, trainer
-from fedjax_paradox.federated.local import Learner, Local, local_update, merged, sgd
-from fedjax_paradox.federated.personal import for_each
-from fedjax_paradox.federated.rules import combine
+from fedjax_paradox.federated.local import Learner, Local, merged, sgd
+from fedjax_paradox.federated.plain import plain_round
 from fedjax_paradox.federated.trainer import Data, Told
-from fedjax_paradox.federated.types import Client, Hyper, Participants, Updates
+from fedjax_paradox.federated.types import Hyper, Participants
 
 pytestmark = pytest.mark.conformance
 
@@ -100,25 +99,6 @@ def test_a_little_tilt_is_almost_the_mean() -> None:
 # ---- packed lanes against `vmap` of the plain scan
 
 
-@functools.cache
-def client_halves(objective: str, rule: str | None, model: str):
-    """`local_update` of every slot of a cell: [K, ...] of all arguments but the numbers."""
-    method = built(rule, 0).local if rule else None
-
-    def one(start, hyper, batches, key, rows, steps, counts, message):
-        client = Client(rows, steps, counts, start, message, hyper)
-        half = merged(method or Local(), objectives.OBJECTIVES[objective](**hyper.own))
-        logits = lambda leaves, tokens, key: APPLY[model](leaves, {}, tokens, key, hyper.rates)  # noqa: E731
-        return local_update(Learner(logits, half, sgd), batches, key, client)
-
-    return jax.jit(jax.vmap(one, in_axes=(0, None, *[0] * 6)))
-
-
-def built(rule: str, cell: int):
-    numbers = {name: jnp.float32(values[cell]) for name, values in METHODS[rule][1].items()}
-    return builder(rule)(**numbers)
-
-
 def batches_of(cell: Cell, people: Participants, round_: int) -> tuple[tuple, jax.Array]:
     """([K, S, B, ...] tokens, labels and mask; keys [K]); nothing but masked rows in a slot without a client."""
     rows = np.full((len(people.rows), STEPS, BATCH), -1, np.int32)
@@ -129,20 +109,26 @@ def batches_of(cell: Cell, people: Participants, round_: int) -> tuple[tuple, ja
     return (TOKENS[rows], LABELS[rows], rows >= 0), jax.vmap(lambda c: jax.random.fold_in(key, c))(people.client)
 
 
-def plain_round(seen: Round, rule: str, objective: str, index: int, round_: int, hyper: Hyper) -> dict:
-    """A round of one cell as its rule and `local_update` define it."""
-    start, state, people = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), seen[:3])
+@functools.cache
+def defined(rule: str, objective: str):
+    """`plain_round` under a rule and an objective, of their numbers."""
     model = "lora" if rule in PAIRED else "bag"
-    method, hyper = built(rule, index), jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), hyper)
-    message = () if method.send is None else method.send(start, state, people)
-    starts = for_each(start, len(people.rows)) if method.start is None else method.start(start, state, people)
-    train = client_halves(objective, rule if method.local else None, model)
-    known = people._asdict()
-    del known["device"]
-    batches, keys = batches_of(CELLS[index], people, round_)
-    leaves, loss = train(starts, hyper, batches, keys, people.rows, people.steps, people.class_counts, message)
-    updates = Updates(**known, start=start, leaves=leaves, weighted=None, loss=loss, hyper=hyper)
-    return combine(method, updates, state)[0]
+
+    def one(numbers, before, people, batches, hyper):
+        method = builder(rule)(**numbers)
+        half = merged(method.local or Local(), objectives.OBJECTIVES[objective](**hyper.own))
+        learner = Learner(lambda leaves, tokens, key: APPLY[model](leaves, {}, tokens, key, hyper.rates), half, sgd)
+        return plain_round(learner, method, before, people, batches, hyper=hyper)
+
+    return jax.jit(one)
+
+
+def expected_round(seen: Round, rule: str, objective: str, index: int, round_: int, hyper: Hyper) -> dict:
+    start, state, people = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), seen[:3])
+    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), hyper)
+    numbers = {name: jnp.float32(values[index]) for name, values in METHODS[rule][1].items()}
+    each, keys = batches_of(CELLS[index], people, round_)
+    return defined(rule, objective)(numbers, (start, state), people, (*each, keys), hyper)[0]
 
 
 PAIRS = [(name, "cross_entropy") for name in METHODS] + [("fedavg", name) for name in OBJECTIVES]
@@ -156,7 +142,7 @@ def test_packing_computes_local_update_under_every_method(rule: str, objective: 
     model = "lora" if rule in PAIRED else "bag"
     for round_, seen in enumerate(rounds(rule, hashable(METHODS[rule][1]), objective, own, 0.3, model), 1):
         for index in range(len(CELLS)):
-            expected = plain_round(seen, rule, objective, index, round_, hyper)
+            expected = expected_round(seen, rule, objective, index, round_, hyper)
             got = jax.tree.map(lambda leaf, i=index: leaf[i], seen.after)
             # Sums in another order; rows of a table at rest, by a power of a matrix. As in tests/test_engine.py.
             chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)

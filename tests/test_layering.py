@@ -32,6 +32,10 @@ ALLOWED = {
     "federated/personal.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
     "federated/fair.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax",)),
     "federated/adapters.py": ((*CORE, "federated/rules.py"), ("jax",)),
+    "federated/plain.py": (
+        (*CORE, *(f"federated/{name}.py" for name in ("local", "personal", "rules"))),
+        ("jax",),
+    ),
     "federated/methods.py": (
         (*CORE, *(f"federated/{name}.py" for name in ("adapters", "fair", "local", "personal", "rules"))),
         ("jax", "optax"),
