@@ -419,3 +419,26 @@ def test_merged_adapters_equal_unmerged_ones() -> None:
     # W x + s B A x against (W + s B A) x in float32, after a layer.
     np.testing.assert_allclose(model.apply(plain, merged, tokens), expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(model.apply(plain, frozen, tokens), expected, atol=1e-3)
+
+
+# Padding that may be cut off
+
+
+def test_padding_after_the_trailing_places_changes_no_logits(model):
+    """The kernels are the same sums over fewer places: float32 rounding."""
+    trainable, frozen = perturbed(model)
+    tokens = np.array(some_tokens(length=16))
+    tokens[:, 5:] = 0
+    shorter = tokens[:, : 5 + model.trailing]
+    whole = model.apply(trainable, frozen, tokens)
+    np.testing.assert_allclose(model.apply(trainable, frozen, shorter), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_of_padding_alone_can_be_the_largest_response():
+    """Which is why a textcnn needs trailing places: without them its logits are others."""
+    model = tiny_textcnn()
+    trainable, frozen = perturbed(model)
+    tokens = np.array(some_tokens(length=16))
+    tokens[:, 5:] = 0
+    whole, cut = (model.apply(trainable, frozen, each) for each in (tokens, tokens[:, :5]))
+    assert np.abs(whole - cut).max() > 1e-3

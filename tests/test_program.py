@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import checkpoints
@@ -13,8 +14,9 @@ import toy
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.sweep import rounds
 from fedjax_paradox.sweep.program import resolve
-from fedjax_paradox.sweep.rounds import job_lengths, measure, plan_round, predict_batches
+from fedjax_paradox.sweep.rounds import by_length, job_lengths, measure, plan_round, predict
 
 TRAIN, TEST = 60, 24
 
@@ -210,10 +212,31 @@ def test_only_rows_that_a_protocol_reads_are_predicted(config, protocols):
             expected |= set(np.concatenate(kind).tolist())
     assert set(program.predicted.tolist()) == expected
     assert len(program.predicted) == len(expected)
-    batches = predict_batches(program)
-    assert batches.shape[1] == min(program.engine.predict_batch, len(expected))
-    assert batches.reshape(-1)[: len(expected)].tolist() == program.predicted.tolist()
-    assert (batches.reshape(-1)[len(expected) :] == 0).all()
+
+
+@pytest.mark.parametrize(("trailing", "lengths"), [(None, [24]), (0, [8, 16, 24]), (2, [8, 16, 24])])
+def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, monkeypatch, trailing, lengths):
+    """With an engine that answers with the row's number: rows keep all that their model reads of them."""
+    monkeypatch.setattr(rounds, "BATCHES_PER_LENGTH", 1)
+    program = only(config)
+    words = np.arange(TRAIN + TEST) % 24  # row 0 is empty
+    tokens = (np.arange(24) < words[:, None]).astype(np.int32)
+    engine = SimpleNamespace(
+        devices=1,
+        predict_batch=4,
+        predict=lambda models, _frozen, _tokens, rows, length: np.stack([rows, rows + models], axis=1),  # noqa: ARG005
+    )
+    program = program._replace(
+        corpus=replace(program.corpus, train_tokens=tokens[:TRAIN], test_tokens=tokens[TRAIN:]),
+        model=program.model._replace(trailing=trailing),
+        engine=engine,
+    )
+    asked = np.arange(TRAIN + TEST, dtype=np.int32)[::-1]
+    batches = by_length(program, asked)
+    assert [batch.length for batch in batches] == lengths
+    read = np.where(words == 0, 24, np.minimum(words + (24 if trailing is None else trailing), 24))
+    assert all((read[asked[batch.places]] <= batch.length).all() for batch in batches)
+    assert predict(program, 1000, None, batches).tolist() == [asked.tolist(), (asked + 1000).tolist()]
 
 
 def test_measure_counts_what_the_predictions_say(config):

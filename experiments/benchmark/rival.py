@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.rounds import plan_round, predict_batches
+from fedjax_paradox.sweep.rounds import plan_round
 
 Weights = dict[str, torch.Tensor]
 
@@ -88,7 +88,8 @@ def rounds(program: Program, module: nn.Module, device: str, bfloat16: bool) -> 
     """Trains and predicts every round of the program's only cell; yields each round's seconds."""
     module.to(device)
     tokens, labels = (torch.tensor(np.asarray(array), dtype=torch.long, device=device) for array in program.data)
-    batches = torch.tensor(predict_batches(program), dtype=torch.long, device=device)
+    predicted = torch.tensor(program.predicted, dtype=torch.long, device=device)
+    batches = predicted.split(program.engine.predict_batch)
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=bfloat16)
     weights = _copy(module)
     for number in range(1, program.cells[0].rounds + 1):
@@ -149,12 +150,12 @@ def train(
 
 
 @torch.inference_mode()
-def predict(module: nn.Module, tokens: torch.Tensor, batches: torch.Tensor, autocast: Callable) -> np.ndarray:
-    """i64[batches, B], the predicted class of every row."""
+def predict(module: nn.Module, tokens: torch.Tensor, batches: Sequence[torch.Tensor], autocast: Callable) -> np.ndarray:
+    """i64[rows], the predicted class of every row."""
     module.eval()
     with autocast():
         classes = [module(tokens[rows]).argmax(dim=1) for rows in batches]
-    return torch.stack(classes).cpu().numpy()
+    return torch.cat(classes).cpu().numpy()
 
 
 def _trainable(module: nn.Module) -> Weights:

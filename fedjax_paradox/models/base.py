@@ -39,7 +39,8 @@ class Model(NamedTuple):
     whether a leaf of `trainable`, named by its jax key path, is a LoRA factor. `rates`: the dropout rates
     that `apply` takes as data; a rate of 0 is structure and not among them. `table`: the trainable leaf f32[V, E],
     if any, that `apply` reads only as its rows at `tokens`, and never row 0; its training can then be sparse.
-    `lora_scale`: what the product of a LoRA pair is multiplied by.
+    `lora_scale`: what the product of a LoRA pair is multiplied by. `trailing`: how many padding places after a row's
+    last token decide the logits without dropout, so that those that follow may be cut off; None: all of them do.
     """
 
     init: Callable[[jax.Array], tuple[Params, Params]]
@@ -48,6 +49,7 @@ class Model(NamedTuple):
     rates: Mapping[str, float] = {}
     table: str | None = None
     lora_scale: float = 1.0
+    trailing: int | None = None
 
 
 def split(params: Params, is_trainable: Callable[[KeyPath], bool]) -> tuple[Params, Params]:

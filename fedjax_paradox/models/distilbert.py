@@ -209,4 +209,4 @@ def transformer(
         return module.apply(params, tokens, own._replace(**rates or {}), rngs={"dropout": key})
 
     rates_ = {name: rate for name, rate in own._asdict().items() if rate}
-    return Model(init, apply, is_adapter, rates_, lora_scale=lora_alpha / lora_rank)
+    return Model(init, apply, is_adapter, rates_, lora_scale=lora_alpha / lora_rank, trailing=0)

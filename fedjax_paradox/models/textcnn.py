@@ -164,4 +164,5 @@ def textcnn(
         return module.apply(params, tokens, rate, dtype, rngs={"dropout": key})
 
     rates = {"dropout": dropout} if dropout else {}
-    return Model(init, apply, lambda path: False, rates, table="embedding")  # noqa: ARG005
+    # A window of padding alone takes part in the maximum, so the widest one must remain.
+    return Model(init, apply, lambda path: False, rates, table="embedding", trailing=max(widths))  # noqa: ARG005

@@ -1,6 +1,8 @@
 """What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,20 +58,82 @@ def with_start_loss(
 
     One pass over all train rows for each cell; 0 in slots without a client.
     """
-    train = len(program.corpus.train_labels)
-    batches = _batches(np.arange(train, dtype=np.int32), program)
-    losses = np.asarray(program.engine.losses(globals_, frozen, program.data, batches), np.float64)
+    rows = np.arange(len(program.corpus.train_labels), dtype=np.int32)
+    losses = _of_rows(program.engine.losses, globals_, frozen, program.data, by_length(program, rows))
+    losses = losses.astype(np.float64)
     found = np.zeros(participants.rows.shape, np.float32)
     for index in range(len(program.cells)):
-        own = losses[:, index].ravel()[:train]
+        own = losses[index]
         for slot, each in enumerate(_attending(program, index, round_)):
             found[index, slot] = own[each.rows].mean()
     return participants._replace(start_loss=found)
 
 
-def predict_batches(program: Program) -> np.ndarray:
-    """i32[batches, B]: `predicted`, padded with row 0 to equal numbers of batches on all devices."""
-    return _batches(program.predicted, program)
+class Batches(NamedTuple):
+    """Rows of similar length, which the engine takes at once."""
+
+    length: int  # tokens of a row that are read
+    places: np.ndarray  # i[n], where the rows stand among those that were asked for
+    rows: np.ndarray  # i32[batches, B], padded with row 0 to equal numbers of batches on all devices
+
+
+# A length is one compilation more: only where so many batches are to be computed in it, on average.
+MOST_LENGTHS, BATCHES_PER_LENGTH, LENGTH_STEP = 4, 32, 8
+
+
+def predict(program: Program, models: Tree, frozen: Tree, batches: Sequence[Batches]) -> np.ndarray:
+    """i32[models, rows]: every model's class of each row of `predicted`, whose `by_length` the batches are."""
+    return _of_rows(program.engine.predict, models, frozen, program.data.tokens, batches)
+
+
+def _of_rows(function: Callable[..., Any], models: Tree, frozen: Tree, data: Any, batches: Sequence[Batches]) -> Any:
+    """[models, rows], in the order of the rows that the batches were made of."""
+    # All are under way before the first is waited for.
+    started = [function(models, frozen, data, each.rows, length=each.length) for each in batches]
+    parts = [np.asarray(part).swapaxes(0, 1) for part in started]
+    flat = [part.reshape(len(part), -1)[:, : len(each.places)] for part, each in zip(parts, batches, strict=True)]
+    order = np.concatenate([each.places for each in batches])
+    return np.concatenate(flat, axis=1)[:, np.argsort(order)]
+
+
+def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
+    """Rows in batches of few lengths, each long enough for all that its model reads of them."""
+    needed = _needed_lengths(program, rows)
+    lengths = np.array(_lengths(needed, -(-len(rows) // program.engine.predict_batch)))
+    which = np.searchsorted(lengths, needed)
+    places = [np.flatnonzero(which == index) for index in range(len(lengths))]
+    return [
+        Batches(int(length), own, _batches(rows[own], program))
+        for length, own in zip(lengths, places, strict=True)
+        if len(own)
+    ]
+
+
+def _needed_lengths(program: Program, rows: np.ndarray) -> np.ndarray:
+    """i[n]: how many token places of each row decide its logits."""
+    tokens, trailing = np.concatenate([program.corpus.train_tokens, program.corpus.test_tokens]), program.model.trailing
+    size = tokens.shape[1]
+    if trailing is None:
+        return np.full(len(rows), size)
+    taken = tokens[rows] != 0
+    last = np.where(taken.any(axis=1), size - taken[:, ::-1].argmax(axis=1), size)  # an empty row stays whole
+    return np.minimum(last + trailing, size)
+
+
+def _lengths(needed: np.ndarray, batches: int) -> tuple[int, ...]:
+    """The few lengths, ascending, in which all rows have the fewest token places."""
+    longest = int(needed.max())
+    counts = np.bincount(needed)
+    shorter = range(LENGTH_STEP, longest, max(LENGTH_STEP, longest // 16))
+    most = max(1, min(MOST_LENGTHS, batches // BATCHES_PER_LENGTH))
+    choices = [(*few, longest) for more in range(most) for few in itertools.combinations(shorter, more)]
+    cumulative = np.cumsum(counts)
+
+    def places(lengths: tuple[int, ...]) -> int:
+        ends = cumulative[list(lengths)]
+        return int((np.diff(ends, prepend=0) * lengths).sum())
+
+    return min(choices, key=places)
 
 
 def _batches(rows: np.ndarray, program: Program) -> np.ndarray:

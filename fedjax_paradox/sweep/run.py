@@ -21,7 +21,7 @@ from fedjax_paradox.sweep.hosts import is_writer, written_by_one
 from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
-from fedjax_paradox.sweep.rounds import measure, plan_round, predict_batches, with_start_loss
+from fedjax_paradox.sweep.rounds import by_length, measure, plan_round, predict, with_start_loss
 
 
 class Started(NamedTuple):
@@ -134,7 +134,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     if part.start is not None:
         globals_, states = engine.replicate(part.start)
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
-    num_lanes, batches = lanes.loss.shape[0], predict_batches(program)
+    num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
     with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
@@ -168,7 +168,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap("aggregation")
             going = [index for index in range(len(cells_)) if index not in stopped]
             models = globals_ if engine.serve is None or not going else engine.serve(globals_, states)
-            predicted = np.asarray(engine.predict(models, frozen, program.data.tokens, batches)) if going else None
+            predicted = predict(program, models, frozen, batches) if going else None
             table = _table(program, round_, predicted, going)
             phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
@@ -270,13 +270,13 @@ def _stopwatch() -> Callable[[str], dict[str, float]]:
 
 
 def _table(program: Program, round_: int, predicted: np.ndarray | None, going: Sequence[int]) -> pa.Table:
-    """The rows of the cells that go on, and of their twins; predicted: i32[batches, M, B], of P or P K models."""
+    """The rows of the cells that go on, and of their twins; predicted: i32[M, rows], of P or P K models."""
     tables = [results.SCHEMA.empty_table()]
     if predicted is None:
         return tables[0]
-    classes = predicted.swapaxes(0, 1).reshape(predicted.shape[1], -1)[:, : len(program.predicted)]
+    classes = predicted
     if program.engine.serve is not None:
-        classes = classes.reshape(len(program.cells), -1, classes.shape[1])
+        classes = predicted.reshape(len(program.cells), -1, predicted.shape[1])
     for index in going:
         alike: list[Cell] = [program.cells[index], *(twin.cell for twin in program.twins if twin.of == index)]
         counts = measure(program, index, classes[index])

@@ -115,8 +115,15 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
 
     advancing = over_lanes(advance_all, in_specs=(LANES, EVERYWHERE, chunk), out_specs=(LANES, EVERYWHERE))
     storing = over_lanes(partial(store, reducer), in_specs=(LANES, LANES, EVERYWHERE, chunk), out_specs=LANES)
-    predicting = over_lanes(partial(predict, apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
-    measuring = over_lanes(partial(losses, apply), in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)
+
+    def over_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def of_length(*arguments: Any, length: int | None = None) -> jax.Array:
+            shortened = partial(function, apply, length=length)
+            return over_lanes(shortened, in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)(*arguments)
+
+        of_length.__name__ = function.__name__
+        return jax.jit(of_length, static_argnames="length", out_shardings=shared, compiler_options=options)
+
     return Engine(
         devices=len(devices),
         groups=[group.cells.tolist() for group in groups],
@@ -130,8 +137,8 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         init_rules=with_numbers(init_rules, out_shardings=shared),
         aggregate=with_numbers(partial(aggregate, reducer), out_shardings=shared),
         serve=with_numbers(serve, out_shardings=shared) if first_of(groups[0]).serve else None,
-        predict=jax.jit(predicting, out_shardings=shared, compiler_options=options),
-        losses=jax.jit(measuring, out_shardings=shared, compiler_options=options),
+        predict=over_rows(predict),
+        losses=over_rows(losses),
         needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
     )
 
@@ -309,28 +316,43 @@ def _traced(group: RuleGroup) -> dict[str, jax.Array]:
 
 
 def predict(
-    apply: Callable[..., jax.Array], globals_: Tree, frozen: Tree, tokens: jax.Array, rows: jax.Array
+    apply: Callable[..., jax.Array],
+    globals_: Tree,
+    frozen: Tree,
+    tokens: jax.Array,
+    rows: jax.Array,
+    *,
+    length: int | None = None,
 ) -> jax.Array:
     """Every model's predicted class of the given rows, dropout off.
 
     Args:
       globals_: [P, ...], one model a cell, or those that are served; tokens: i32[N, T]; rows: i32[batches, B] of them.
+      length: of every row only the tokens before it are read; None: all.
 
     Returns:
       i32[batches, P, B].
     """
 
     def classes(leaves: Tree, rows: jax.Array) -> jax.Array:
-        return jnp.argmax(apply(leaves, frozen, tokens[rows], None), axis=-1).astype(jnp.int32)
+        return jnp.argmax(apply(leaves, frozen, tokens[rows, :length], None), axis=-1).astype(jnp.int32)
 
     return _each_batch(classes, globals_, rows)
 
 
-def losses(apply: Callable[..., jax.Array], globals_: Tree, frozen: Tree, data: Data, rows: jax.Array) -> jax.Array:
-    """Every cell's cross-entropy of the given rows, f32[batches, P, B], dropout off; rows as in `predict`."""
+def losses(
+    apply: Callable[..., jax.Array],
+    globals_: Tree,
+    frozen: Tree,
+    data: Data,
+    rows: jax.Array,
+    *,
+    length: int | None = None,
+) -> jax.Array:
+    """Every cell's cross-entropy of the given rows, f32[batches, P, B], dropout off; rows, length as in `predict`."""
 
     def each(leaves: Tree, rows: jax.Array) -> jax.Array:
-        logits = apply(leaves, frozen, data.tokens[rows], None)
+        logits = apply(leaves, frozen, data.tokens[rows, :length], None)
         return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
 
     return _each_batch(each, globals_, rows)
