@@ -83,7 +83,7 @@ ALLOWED = {
     "cli.py": (("config/", "report/", "sweep/", "terminal/", "text.py"), ("typer", "rich", "jax")),
 }
 # Rooms in which one module may not import the ones named after it: the order in which a program comes to be.
-ORDER = ("extensions", "clients", "program", "rounds", "plan", "history", "resume", "run")
+ORDER = ("extensions", "architectures", "clients", "program", "rounds", "plan", "history", "resume", "run")
 # These live in one room each, so that replacing one changes one room.
 ONE_ROOM = {
     "flax": "models/",

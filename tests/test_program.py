@@ -14,8 +14,8 @@ import toy
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.registry import resolve
 from fedjax_paradox.sweep import rounds
-from fedjax_paradox.sweep.program import resolve
 from fedjax_paradox.sweep.rounds import by_length, job_lengths, measure, plan_round, predict
 
 TRAIN, TEST = 60, 24

@@ -4,7 +4,6 @@ Everything a person can get wrong about data, weights and names comes to light h
 """
 
 import hashlib
-import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, identity, parse_call, structure
-from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
+from fedjax_paradox.config import Cell, identity, parse_call, structure
+from fedjax_paradox.data.corpus import Corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.federated.lazy import trainer_of
@@ -25,16 +24,14 @@ from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_eng
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
-from fedjax_paradox.models.distilbert import transformer
-from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.models.download import find_checkpoint
 from fedjax_paradox.models.lora import with_own_kernels
 from fedjax_paradox.models.pretrained import load_checkpoint
-from fedjax_paradox.models.textcnn import textcnn
-from fedjax_paradox.registry import resolve, source_digest
+from fedjax_paradox.registry import source_digest
+from fedjax_paradox.sweep.architectures import corpus_and_model
 from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.sweep.extensions import (
     check_counts,
-    check_model,
     check_objective,
     check_rule,
     is_alone,
@@ -145,7 +142,7 @@ def _order(cell: Cell) -> tuple:
 
 def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_folder: Path) -> Program:
     shared = cells[0]
-    corpus, model, inputs = _corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
+    corpus, model, inputs = corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
     model = _owning(shared, model)
     rules = _rules(cells, model, len(corpus.classes))
@@ -273,52 +270,6 @@ def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
     # A person's own architecture takes its settings from its options, and may have rates all the same.
     rates = {name: array(getattr(c.architecture, name, own) for c in cells) for name, own in model.rates.items()}
     return Hyper(**local, rates=rates, own=named("objective"), optimizer=named("optimizer"))
-
-
-def _corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:
-    spec, classes = cell.architecture, len(texts.classes)
-    if isinstance(spec, TextCNN | CustomModel):
-        corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
-        sizes = (corpus.vocabulary_size, classes)
-        model = _textcnn(spec, *sizes) if isinstance(spec, TextCNN) else _custom_model(spec, *sizes)
-        return corpus, model, {"corpus": corpus.fingerprint}
-    checkpoint, sizes, frozen = weights(spec.weights)
-    if spec.max_length > sizes.positions:
-        raise InputError(
-            f"models.{cell.model}.max_length must be at most {sizes.positions}, the positions of {spec.weights}, "
-            f"got {spec.max_length}; lower it"
-        )
-    corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
-    check_token_ids(corpus, sizes.vocabulary_size)
-    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
-    model = transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
-    shape = json.dumps(sizes._asdict())  # heads and epsilon are not among the weights
-    return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint), "encoder": shape}
-
-
-def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:
-    if max(spec.widths) > spec.max_length:
-        raise InputError(
-            f"the widths of a textcnn must be at most its max_length={spec.max_length}, got {max(spec.widths)}; "
-            "lower models.<name>.widths or raise models.<name>.max_length"
-        )
-    sizes = (vocabulary_size, classes, spec.embedding_size, spec.filters, tuple(spec.widths))
-    return textcnn(*sizes, dropout=spec.dropout, compute_dtype=spec.compute_dtype)
-
-
-def _custom_model(spec: CustomModel, vocabulary_size: int, num_classes: int) -> Model:
-    name, numbers = parse_call(spec.architecture)
-    build = resolve("architecture", name, {})
-    sizes = {key: int(value) if value.is_integer() else value for key, value in numbers.items()}
-    arguments = {"vocabulary_size": vocabulary_size, "num_classes": num_classes, **spec.options, **sizes}
-    try:
-        inspect.signature(build).bind(**arguments)
-    except TypeError as error:
-        raise InputError(
-            f"architecture {spec.architecture!r} cannot be called with {', '.join(arguments)} ({error}); "
-            "correct models.<name>.options"
-        ) from error
-    return check_model(spec.architecture, partial(build, **arguments), num_classes, spec.max_length)
 
 
 def _given(cell: Cell, model: Model) -> dict[str, Any]:

@@ -51,30 +51,36 @@ def plan_round(
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
-def with_start_loss(
-    program: Program, round_: int, participants: Participants, globals_: Tree, frozen: Tree
-) -> Participants:
-    """The participants with the incoming models' mean loss on their train rows (dropout off), f32[P, K].
-
-    One pass over all train rows for each cell; 0 in slots without a client.
-    """
-    rows = np.arange(len(program.corpus.train_labels), dtype=np.int32)
-    losses = _of_rows(program.engine.losses, globals_, frozen, program.data, by_length(program, rows))
-    losses = losses.astype(np.float64)
-    found = np.zeros(participants.rows.shape, np.float32)
-    for index in range(len(program.cells)):
-        own = losses[index]
-        for slot, each in enumerate(_attending(program, index, round_)):
-            found[index, slot] = own[each.rows].mean()
-    return participants._replace(start_loss=found)
-
-
 class Batches(NamedTuple):
     """Rows of similar length, which the engine takes at once."""
 
     length: int  # tokens of a row that are read
     places: np.ndarray  # i[n], where the rows stand among those that were asked for
     rows: np.ndarray  # i32[batches, B], padded with row 0 to equal numbers of batches on all devices
+
+
+def train_batches(program: Program) -> list[Batches]:
+    """All train rows, in order."""
+    return by_length(program, np.arange(len(program.corpus.train_labels), dtype=np.int32))
+
+
+def with_start_loss(
+    program: Program, round_: int, participants: Participants, models: tuple[Tree, Tree], batches: Sequence[Batches]
+) -> Participants:
+    """The participants with the incoming models' mean loss on their train rows (dropout off), f32[P, K].
+
+    One pass over all train rows for each cell; 0 in slots without a client.
+
+    Args:
+      models: (globals [P, ...], frozen leaves); batches: `train_batches`.
+    """
+    losses = _of_rows(program.engine.losses, *models, program.data, batches).astype(np.float64)
+    found = np.zeros(participants.rows.shape, np.float32)
+    for index in range(len(program.cells)):
+        own = losses[index]
+        for slot, each in enumerate(_attending(program, index, round_)):
+            found[index, slot] = own[each.rows].mean()
+    return participants._replace(start_loss=found)
 
 
 # A length is one compilation more: only where so many batches are to be computed in it, on average.

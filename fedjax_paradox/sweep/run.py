@@ -21,7 +21,7 @@ from fedjax_paradox.sweep.hosts import is_writer, written_by_one
 from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
-from fedjax_paradox.sweep.rounds import by_length, measure, plan_round, predict, with_start_loss
+from fedjax_paradox.sweep.rounds import by_length, measure, plan_round, predict, train_batches, with_start_loss
 
 
 class Started(NamedTuple):
@@ -135,6 +135,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
         globals_, states = engine.replicate(part.start)
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
     num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
+    everybody = train_batches(program) if engine.needs_start_loss else []
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
     with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
@@ -143,7 +144,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap = _stopwatch()
             jobs, participants = plan_round(program, round_, num_lanes, stopped)
             if engine.needs_start_loss:
-                participants = with_start_loss(program, round_, participants, globals_, frozen)
+                participants = with_start_loss(program, round_, participants, (globals_, frozen), everybody)
             buffer, told, unweighable = engine.begin(globals_, states, buffer, participants)
             round_inputs = Round(globals_, program.hyper, told, frozen, program.data)
             _check_weights(program, jobs, unweighable, round_)
