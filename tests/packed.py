@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +108,7 @@ def is_adapter(path):
 def builder(name):
     """A rule's function of its numbers, as the config knows it; or the given function."""
     given = {"fedavgw": {"is_adapter": is_adapter}}
-    of_each = ("afl", "scaffold", "feddyn", "ditto", "fedsa_lora", "local_only")
+    of_each = ("afl", "scaffold", "scaffold_i", "feddyn", "ditto", "fedsa_lora", "local_only")
     given |= {each: {"num_clients": CLIENTS} for each in of_each}
     given |= {each: {"lora_scale": SCALE} for each in ("fedex_lora", "flora")}
     return functools.partial(RULES[name], **given.get(name, {})) if isinstance(name, str) else name
@@ -194,12 +195,16 @@ def rounds(
             people = with_start_loss(chosen, people, globals_, data)
         buffer, told, unweighable = chosen.begin(globals_, states, buffer, people)
         assert not unweighable.any()
+        chex.assert_tree_shape_prefix((told.participants, told.starts, told.messages, told.weights), people.mask.shape)
         inputs = trainer.Round(globals_, hyper, told, {}, data)
         for chunk in schedule.chunks(jobs, LANES, round_):
             lanes, _ = chosen.advance(lanes, inputs, chunk)
             buffer = chosen.store(buffer, lanes, inputs, chunk)
         after, next_states, outcome = chosen.aggregate(states, buffer, inputs)
         assert outcome.finite.all()
+        chex.assert_trees_all_equal_shapes_and_dtypes((after, next_states), (globals_, states))
+        chex.assert_shape([outcome.loss, outcome.unweighable], people.mask.shape)
+        chex.assert_tree_shape_prefix((outcome.finite, outcome.diagnostics), (len(CELLS),))
         served = None if chosen.serve is None else chosen.serve(after, next_states)
         served = jax.tree.map(lambda leaf: leaf.reshape(len(CELLS), CLIENTS, *leaf.shape[1:]), served)
         seen.append(Round(*jax.tree.map(np.asarray, (globals_, states[0], people, after, served))))

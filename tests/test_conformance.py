@@ -378,6 +378,21 @@ def scaffold(fed: Federation, lr: float) -> Server:
         yield x
 
 
+def scaffold_i(fed: Federation, lr: float) -> Server:
+    """Karimireddy et al., alg. 1, option I: c_i+ is the gradient at x, with weight decay's; here the batches' mean."""
+    x, c, own, decay = fed.start, np.zeros_like(fed.start), np.zeros((CLIENTS, len(fed.start))), fed.cell.local[2]
+    for t in EVERY:
+        k = fed.train(x, t, lambda g, y, client: g - own[client] + c)  # noqa: ARG005, B023
+        batches = [[batch[batch >= 0] for batch in fed.cell.batches(t, client)] for client in k.client]
+        gradients = [[fed.gradient(x, b, client) for b in each] for client, each in zip(k.client, batches, strict=True)]
+        new = np.array([np.mean(each, axis=0) + decay * x for each in gradients])
+        change = new - own[k.client]
+        own[k.client] = new
+        x = x + lr * (k.w - x).mean(axis=0)
+        c = c + len(k.client) / CLIENTS * change.mean(axis=0)
+        yield x
+
+
 def feddyn(fed: Federation, alpha: float) -> Server:
     """Acar et al., alg. 1; the local minimum is approached by the local update."""
     x, h, own = fed.start, 0.0, np.zeros((CLIENTS, len(fed.start)))
@@ -501,6 +516,7 @@ METHODS: dict[str, tuple[Callable[..., Server], dict[str, tuple[float, ...]]]] =
     "median": (median, {}),
     "trimmed_mean": (trimmed_mean, {"trim": (0.2, 0.4, 0.0)}),
     "scaffold": (scaffold, {"lr": (1.0, 0.5, 1.0)}),
+    "scaffold_i": (scaffold_i, {"lr": (1.0, 0.5, 1.0)}),
     "feddyn": (feddyn, {"alpha": (0.01, 0.1, 1.0)}),
     "ditto": (ditto, {"lam": (0.1, 1.0, 0.0)}),
     "local_only": (local_only, {}),

@@ -62,6 +62,7 @@ RULES = {
     "median": (methods.median, {}),
     "trimmed_mean": (methods.trimmed_mean, {"trim": 0.25}),
     "scaffold": (partial(methods.scaffold, CLIENTS), {"lr": 1.0}),
+    "scaffold_i": (partial(methods.scaffold_i, CLIENTS), {"lr": 1.0}),
     "feddyn": (partial(methods.feddyn, CLIENTS), {"alpha": 0.1}),
     "ditto": (partial(methods.ditto, CLIENTS), {"lam": 0.1}),
     "ffa_lora": (methods.ffa_lora, {}),
@@ -78,7 +79,7 @@ STEP_AWAY = {"fedadagrad", "fedadam", "fedyogi", "qfedavg", "fednova", "feddyn",
 # Leaves of LoRA that stay where they were, start anew, or have another factorisation of the same product.
 ELSEWHERE = {"ffa_lora", "fedsa_lora", "flexlora", "fedex_lora", "flora"}
 # Two slots of each client, side by side.
-IN_PAIRS = {"ditto"}
+IN_PAIRS = {"ditto", "scaffold_i"}
 
 
 @pytest.fixture(params=RULES)

@@ -1,4 +1,4 @@
-"""Federated methods, one recipe a paper: here server optimizers, robust means and corrections of drift.
+"""Federated methods, one recipe a paper: here server optimizers and robust means.
 
 Each is a function of its numbers that returns a `Rule`; `RULES` names them in the config. Where papers and known codes
 disagree, the recipe says what was taken. Axes: K client slots of a round, N all clients.
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_paradox.federated.adapters import fedex_lora, ffa_lora, flexlora, flora
+from fedjax_paradox.federated.drift import feddyn, scaffold, scaffold_i
 from fedjax_paradox.federated.fair import afl, fedmgda, qfedavg, term
 from fedjax_paradox.federated.local import Number
 from fedjax_paradox.federated.personal import ditto, fedsa_lora, local_only
@@ -20,11 +21,10 @@ from fedjax_paradox.federated.rules import (
     fedavg,
     fedavgw,
     normalise,
-    of_clients,
     stateless,
     uniform,
 )
-from fedjax_paradox.federated.types import Client, Diagnostics, Local, Participants, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Diagnostics, Rule, Tree, Updates
 
 # ---- server optimizers
 
@@ -38,7 +38,11 @@ def server(optimizer: optax.GradientTransformation, base: Rule) -> Rule:
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
         mean, inner, told = base.aggregate(updates, state[0])
         step, outer = optimizer.update(jax.tree.map(jnp.subtract, updates.start, mean), state[1], updates.start)
-        return optax.apply_updates(updates.start, step), (inner, outer), {**told, "server_step_norm": norm(step)}
+        return (
+            optax.apply_updates(updates.start, step),
+            (inner, outer),
+            {**told, "server_step_norm": optax.tree.norm(step)},
+        )
 
     weights = base.weights
     if weights is None:
@@ -48,11 +52,6 @@ def server(optimizer: optax.GradientTransformation, base: Rule) -> Rule:
         aggregate=aggregate,
         weights=lambda updates, globals_, state: weights(updates, globals_, state[0]),
     )
-
-
-def norm(leaves: Tree) -> jax.Array:
-    """f32[], of all leaves as one vector."""
-    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(leaves)), jnp.zeros(())))
 
 
 def fedavgm(lr: Number = 1.0, beta: Number = 0.9) -> Rule:
@@ -153,78 +152,6 @@ def trimmed_mean(trim: Number = 0.1) -> Rule:
     return Rule(stateless, lambda updates, state: (_ordered(updates, share), state, {}))
 
 
-# ---- corrections of client drift
-
-
-def scaffold(num_clients: int, lr: Number = 1.0) -> Rule:
-    """SCAFFOLD (Karimireddy et al., 2020, alg. 1, option II): gradients get c - c_k; then c_k = c_k - c + (start - w_k)
-    / (steps * local.learning_rate), c moves by the mean change over all N, start by lr times the plain mean change.
-
-    The paper's clients run SGD without momentum. With momentum b a step's long-run effect is 1 / (1 - b) of its
-    gradient, so that the change is divided by that as well.
-    """
-
-    def init(globals_: Tree) -> Tree:
-        every = jax.tree.map(lambda leaf: jnp.zeros((num_clients, *leaf.shape), leaf.dtype), globals_)
-        return jax.tree.map(jnp.zeros_like, globals_), every
-
-    def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
-        return jax.tree.map(lambda c, own: c[None] - own, state[0], of_clients(state[1], people.client))
-
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
-        shared, every = state
-        hyper, change = updates.hyper, changes(updates)
-        scale = (1.0 - hyper.momentum) / (hyper.learning_rate * jnp.maximum(updates.steps, 1.0))
-        moved = jax.tree.map(lambda c, d: -c[None] - d * along(scale, d), shared, change)
-        moved = jax.tree.map(lambda m: jnp.where(along(updates.mask, m), m, 0.0), moved)
-        every = jax.tree.map(lambda all_, m: all_.at[updates.client].add(m, mode="drop"), every, moved)
-        shared = jax.tree.map(lambda c, m: c + jnp.sum(m, axis=0) / num_clients, shared, moved)
-        weights = normalise(jnp.ones_like(updates.rows), updates.mask)
-        new = jax.tree.map(lambda x, d: x + lr * jnp.tensordot(weights, d, 1), updates.start, change)
-        return new, (shared, every), {"control_norm": norm(shared)}
-
-    return Rule(init, aggregate, send=send, local=Local(transform=_adding))
-
-
-def _adding(client: Client) -> optax.GradientTransformation:
-    """Adds the message to every gradient."""
-    return optax.stateless(lambda gradients, params: jax.tree.map(jnp.add, gradients, client.message))  # noqa: ARG005
-
-
-def feddyn(num_clients: int, alpha: Number = 0.01) -> Rule:
-    """FedDyn (Acar et al., 2021, alg. 1): gradients get -g_k + alpha (w - start); then g_k = g_k - alpha (w_k - start),
-    h = h - alpha / N sum_k (w_k - start), next = plain mean of w_k - h / alpha."""
-
-    def init(globals_: Tree) -> Tree:
-        every = jax.tree.map(lambda leaf: jnp.zeros((num_clients, *leaf.shape), leaf.dtype), globals_)
-        return jax.tree.map(jnp.zeros_like, globals_), every
-
-    def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
-        return of_clients(state[1], people.client), jnp.full(people.client.shape, alpha, jnp.float32)
-
-    def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
-        change = changes(updates)
-        every = jax.tree.map(lambda g, d: g.at[updates.client].add(-alpha * d, mode="drop"), state[1], change)
-        server_ = jax.tree.map(lambda h, d: h - alpha * jnp.sum(d, axis=0) / num_clients, state[0], change)
-        weights = normalise(jnp.ones_like(updates.rows), updates.mask)
-
-        def next_leaf(start: jax.Array, d: jax.Array, h: jax.Array) -> jax.Array:
-            return start + jnp.tensordot(weights, d, 1) - h / alpha
-
-        new = jax.tree.map(next_leaf, updates.start, change, server_)
-        return new, (server_, every), {"control_norm": norm(server_)}
-
-    return Rule(init, aggregate, send=send, local=Local(transform=_dynamic))
-
-
-def _dynamic(client: Client) -> optax.GradientTransformation:
-    def update(gradients: Tree, params: Tree | None) -> Tree:
-        own, alpha = client.message
-        return jax.tree.map(lambda g, o, w, w0: g - o + alpha * (w - w0), gradients, own, params, client.start)
-
-    return optax.stateless(update)
-
-
 # ---- reference lines
 
 
@@ -251,6 +178,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "median": median,
     "trimmed_mean": trimmed_mean,
     "scaffold": scaffold,
+    "scaffold_i": scaffold_i,
     "feddyn": feddyn,
     "ditto": ditto,
     "ffa_lora": ffa_lora,

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_paradox.federated.local import Number
-from fedjax_paradox.federated.rules import along, normalise, of_clients, weighted_sum
+from fedjax_paradox.federated.rules import along, for_each, normalise, of_clients, second_jobs, weighted_sum
 from fedjax_paradox.federated.types import Client, Diagnostics, Local, Participants, Rule, Tree, Updates
-
-
-def for_each(leaves: Tree, number: int) -> Tree:
-    """[number, ...], the same leaves for each."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), leaves)
 
 
 def stored(every: Tree, updates: Updates, chosen: jax.Array) -> Tree:
@@ -50,18 +45,15 @@ def ditto(num_clients: int, lam: Number = 0.1) -> Rule:
     clients are served what `local_only` serves them. One that never took part is served the first model.
     """
 
-    def odd(slots: jax.Array) -> jax.Array:
-        return jnp.arange(len(slots)) % 2 == 1  # the second job of each client
-
     def start(globals_: Tree, state: Tree, people: Participants) -> Tree:
-        second, own = odd(people.client), of_clients(state, people.client)
+        second, own = second_jobs(people.client), of_clients(state, people.client)
         return jax.tree.map(lambda w, v: jnp.where(along(second, v), v, w[None]), globals_, own)
 
     def send(globals_: Tree, state: Tree, people: Participants) -> Tree:  # noqa: ARG001
-        return for_each(globals_, len(people.client)), lam * odd(people.client).astype(jnp.float32)
+        return for_each(globals_, len(people.client)), lam * second_jobs(people.client).astype(jnp.float32)
 
     def aggregate(updates: Updates, state: Tree) -> tuple[Tree, Tree, Diagnostics]:
-        second = odd(updates.client)
+        second = second_jobs(updates.client)
         share = normalise(updates.rows, updates.mask & ~second)
         mean = weighted_sum(jax.tree.map(lambda _: share, updates.start), updates)
         return mean, stored(state, updates, second), {}

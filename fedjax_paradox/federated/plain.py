@@ -8,8 +8,7 @@ from functools import partial
 import jax
 
 from fedjax_paradox.federated.local import Learner, local_update
-from fedjax_paradox.federated.personal import for_each
-from fedjax_paradox.federated.rules import combine
+from fedjax_paradox.federated.rules import combine, for_each
 from fedjax_paradox.federated.types import Client, Diagnostics, Hyper, Participants, Rule, Tree, Updates
 
 

@@ -110,6 +110,16 @@ def of_clients(every: Tree, clients: jax.Array) -> Tree:
     return jax.tree.map(lambda leaf: jnp.take(leaf, clients, axis=0, mode="fill", fill_value=0.0), every)
 
 
+def for_each(leaves: Tree, number: int) -> Tree:
+    """[number, ...], the same leaves for each."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), leaves)
+
+
+def second_jobs(slots: jax.Array) -> jax.Array:
+    """bool[K], which slots hold the second of their client's two jobs, under a rule with `jobs` = 2."""
+    return jnp.arange(len(slots)) % 2 == 1
+
+
 def on_leaves(choose: IsAdapter, chosen: Rule, other: Rule) -> Rule:
     """`chosen` for the leaves whose key path `choose` accepts, `other` for the rest; both are weighted means.
 
