@@ -31,13 +31,14 @@ ALLOWED = {
     "federated/rules.py": (CORE, ("jax", "optax")),
     "federated/personal.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
     "federated/fair.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax",)),
+    "federated/drift.py": ((*CORE, "federated/local.py", "federated/rules.py"), ("jax", "optax")),
     "federated/adapters.py": ((*CORE, "federated/rules.py"), ("jax",)),
     "federated/plain.py": (
-        (*CORE, *(f"federated/{name}.py" for name in ("local", "personal", "rules"))),
+        (*CORE, *(f"federated/{name}.py" for name in ("local", "rules"))),
         ("jax",),
     ),
     "federated/methods.py": (
-        (*CORE, *(f"federated/{name}.py" for name in ("adapters", "fair", "local", "personal", "rules"))),
+        (*CORE, *(f"federated/{name}.py" for name in ("adapters", "drift", "fair", "local", "personal", "rules"))),
         ("jax", "optax"),
     ),
     "federated/trainer.py": ((*CORE, "federated/local.py"), ("jax", "optax")),

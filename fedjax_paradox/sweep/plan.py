@@ -13,7 +13,7 @@ from fedjax_paradox.config import Experiment
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.local import masked_cross_entropy
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.federated.packing.buffer import Results, empty_results
+from fedjax_paradox.federated.packing.buffer import JobResults, empty_results
 from fedjax_paradox.federated.packing.lanes import Lanes, empty_lanes
 from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.trainer import Round
@@ -100,7 +100,7 @@ def choose_lanes(experiment: Experiment, program: Program) -> int:
 
 def launch(
     experiment: Experiment, program: Program, globals_: Tree, states: tuple[Tree, ...], frozen: Tree
-) -> tuple[Any, Lanes, Results]:
+) -> tuple[Any, Lanes, JobResults]:
     """Compiles `advance` for as many lanes as fit, by the compiled program's own figure.
 
     Returns:

@@ -15,19 +15,19 @@ from fedjax_paradox.federated.trainer import Ended, Reducer, Round
 from fedjax_paradox.federated.types import Tree
 
 
-class Results(NamedTuple):
+class JobResults(NamedTuple):
     """The finished jobs of a round, on the device that trained them."""
 
     leaves: Tree  # [D, ...], of the reducer
     loss: jax.Array  # f32[D, J], mean training loss; NaN where what was summed is not finite
 
 
-def empty_results(reducer: Reducer, globals_: Tree, num_jobs: int, num_devices: int) -> Results:
+def empty_results(reducer: Reducer, globals_: Tree, num_jobs: int, num_devices: int) -> JobResults:
     """Room for a round; globals_: [P, ...], only shapes and types are read."""
-    return Results(reducer.zero(globals_, num_jobs, num_devices), jnp.zeros((num_devices, num_jobs), jnp.float32))
+    return JobResults(reducer.zero(globals_, num_jobs, num_devices), jnp.zeros((num_devices, num_jobs), jnp.float32))
 
 
-def store(reducer: Reducer, results: Results, lanes: Lanes, round_: Round, chunk: Chunk) -> Results:
+def store(reducer: Reducer, results: JobResults, lanes: Lanes, round_: Round, chunk: Chunk) -> JobResults:
     """Adds the lanes whose job ended with `chunk`, one after the other.
 
     Args:
@@ -35,12 +35,12 @@ def store(reducer: Reducer, results: Results, lanes: Lanes, round_: Round, chunk
     """
     ended = jnp.argsort(~chunk.last)
 
-    def one(number: jax.Array, results: Results) -> Results:
+    def one(number: jax.Array, results: JobResults) -> JobResults:
         lane = ended[number]
         job = Ended(lane, chunk.cell[lane], chunk.slot[lane], chunk.step[lane] + chunk.live)
         loss = lanes.loss[lane] / jnp.maximum(lanes.visited[lane], 1.0)
         leaves, finite = reducer.add(results.leaves, lanes.state, round_, job)
-        return Results(leaves, results.loss.at[0, job.slot].set(jnp.where(finite, loss, jnp.nan)))
+        return JobResults(leaves, results.loss.at[0, job.slot].set(jnp.where(finite, loss, jnp.nan)))
 
     return jax.lax.fori_loop(0, jnp.sum(chunk.last.astype(jnp.int32)), one, results)
 

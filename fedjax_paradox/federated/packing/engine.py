@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_paradox.federated.packing.buffer import Results, by_slot, empty_results, store
+from fedjax_paradox.federated.packing.buffer import JobResults, by_slot, empty_results, store
 from fedjax_paradox.federated.packing.lanes import Lanes, advance, empty_lanes
 from fedjax_paradox.federated.packing.schedule import Chunk
 from fedjax_paradox.federated.rules import combine
@@ -51,10 +51,10 @@ class Engine(NamedTuple):
     summed: bool  # every rule gives its weights before training: results are sums
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
-    start: Callable[[Tree, int, int], tuple[Lanes, Results]]  # (globals, lanes, jobs)
-    begin: Callable[..., tuple[Results, Told, jax.Array]]  # donates the results that it gets
+    start: Callable[[Tree, int, int], tuple[Lanes, JobResults]]  # (globals, lanes, jobs)
+    begin: Callable[..., tuple[JobResults, Told, jax.Array]]  # donates the results that it gets
     advance: Any  # jitted, donates the lanes that it gets: `plan.launch` compiles it ahead of time
-    store: Callable[..., Results]  # donates the results that it gets
+    store: Callable[..., JobResults]  # donates the results that it gets
     init_rules: Callable[[Tree], tuple[Tree, ...]]
     aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
     serve: Callable[[Tree, tuple[Tree, ...]], Tree] | None  # None: clients are scored with their cell's globals
@@ -88,10 +88,10 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         lanes, rows = advance(trainer, *arguments)
         return lanes, jax.lax.psum(rows, "lanes")
 
-    def started(globals_: Tree, num_lanes: int, num_jobs: int) -> tuple[Lanes, Results]:
+    def started(globals_: Tree, num_lanes: int, num_jobs: int) -> tuple[Lanes, JobResults]:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), globals_)
 
-        def both() -> tuple[Lanes, Results]:
+        def both() -> tuple[Lanes, JobResults]:
             results = empty_results(reducer, shapes, num_jobs, len(devices))
             return empty_lanes(trainer, shapes, num_lanes), results
 
@@ -162,9 +162,9 @@ def begin(
     groups: Sequence[RuleGroup],
     globals_: Tree,
     states: tuple[Tree, ...],
-    results: Results,
+    results: JobResults,
     participants: Participants,
-) -> tuple[Results, Told, jax.Array]:
+) -> tuple[JobResults, Told, jax.Array]:
     """Results ready for a round; what its jobs are told; and bool[P, K] the clients that cannot be weighed."""
     known = (globals_, states, participants)
     starts, messages = (_sent(groups, what, *known) for what in ("start", "send"))
@@ -224,7 +224,7 @@ def _unweighable(weights: Tree) -> jax.Array:
 
 
 def aggregate(
-    reducer: Reducer, groups: Sequence[RuleGroup], states: tuple[Tree, ...], results: Results, round_: Round
+    reducer: Reducer, groups: Sequence[RuleGroup], states: tuple[Tree, ...], results: JobResults, round_: Round
 ) -> tuple[Tree, tuple[Tree, ...], Outcome]:
     """Every cell's rule on its clients' results; cells of one rule are vmapped.
 
@@ -254,7 +254,7 @@ def aggregate(
     return jax.tree.map(partial(_where, going), new, globals_), states, Outcome(loss, finite, unweighable, diagnostics)
 
 
-def _updates(reducer: Reducer, summed: bool, results: Results, round_: Round) -> Updates:
+def _updates(reducer: Reducer, summed: bool, results: JobResults, round_: Round) -> Updates:
     """What the cells' rules see, [P, ...]: every client's leaves, or their weighted sum."""
     globals_ = round_.globals_
     known = round_.told.participants._asdict()
