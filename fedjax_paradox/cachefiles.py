@@ -12,10 +12,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
+from fedjax_paradox.errors import InputError
+
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 _DIGEST = hashlib.sha256().digest_size
+
+
+def cache_folder() -> Path:
+    """Where tokenised corpora, fetched weights and compiled programs stay; FEDJAX_PARADOX_CACHE overrides it."""
+    if given := os.environ.get("FEDJAX_PARADOX_CACHE"):
+        return Path(given)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "fedjax_paradox"
+    try:
+        return Path.home() / ".cache" / "fedjax_paradox"
+    except RuntimeError as error:
+        raise InputError("there is no home folder to keep a cache in; set FEDJAX_PARADOX_CACHE to a folder") from error
 
 
 def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:

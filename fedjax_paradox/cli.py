@@ -5,20 +5,24 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from fedjax_paradox.config import cells, content_hash, load
+import fedjax_paradox
+from fedjax_paradox.analysis.opening import open_folder, runs_in
+from fedjax_paradox.api import default_folder, open_model, open_results
+from fedjax_paradox.cachefiles import cache_folder
+from fedjax_paradox.config import cells, load
 from fedjax_paradox.errors import InputError, unwritable
 from fedjax_paradox.text import printable
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-# Exit codes: a person's mistake or a full disk; a sweep of which a cell diverged, the others being finished.
-MISTAKE, DIVERGED = 2, 3
+# Exit codes: a person's mistake or a full disk; a sweep of which a cell diverged, the others being finished; Ctrl-C.
+MISTAKE, DIVERGED, STOPPED = 2, 3, 130
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +73,22 @@ def _working_directory() -> Path:
         raise InputError("the working directory no longer exists; change to another one") from error
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedjax-paradox {fedjax_paradox.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _describe() -> None:
-    """Federated text classification, measured by the client that a model leaves behind."""
+def _describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version, and stop.")
+    ] = False,
+) -> None:
+    """Federated text classification, measured by the client that a model leaves behind.
+
+    Exit codes: 0; 2 for a mistake or a full disk; 3 where a cell of a run diverged; 130 after Ctrl-C.
+    """
 
 
 @app.command()
@@ -96,6 +113,7 @@ def run(
     from fedjax_paradox.sweep.program import prepare
     from fedjax_paradox.sweep.run import begin, train
     from fedjax_paradox.terminal import display
+    from fedjax_paradox.terminal.runlog import logged
 
     cache = cache_folder()
     if _writable(cache):
@@ -103,21 +121,31 @@ def run(
     processes = (coordinator, num_processes, process_id)
     if distributed or processes != (None, None, None):
         hosts.join(*processes)
+    out, began = out or default_folder(experiment), time.monotonic()
+    console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
+    if not dry_run:
+        console.print(f"Output: {printable(str(out))}", markup=False)
     programs = prepare(cells(experiment), cache)
     plans = [plan(experiment, program) for program in programs]
-    console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
     console.print(display.plans(programs, plans), markup=False)
     if dry_run:
         return
-    out = out or Path("runs") / f"{experiment.name}-{content_hash(experiment)[:8]}"
-    began = time.monotonic()
-    with begin(experiment, programs, out, retry_diverged) as study:
+    with (
+        begin(experiment, programs, out, retry_diverged) as study,
+        logged(out, hosts.is_writer() and bool(study.programs)) as log,
+    ):
+        log(display.plans(programs, plans))
         if already := display.standing(study.standing):
             console.print(f"{printable(str(out))}: {already}", markup=False)
         planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
         left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
-        with display.progress(console, study.programs, left) as notify:
-            ended = train(study, notify)
+        with display.progress(console, study.programs, left, log) as notify:
+            try:
+                ended = train(study, notify)
+            except KeyboardInterrupt as stopped:
+                log(told := display.stopped(out))
+                console.print(told, markup=False)
+                raise typer.Exit(STOPPED) from stopped
     entries = [ended.entries[name] for name in ended.ranks]
     console.print(display.accuracies(ended.table, entries))
     where = printable(str(out / "clients.parquet"))
@@ -125,6 +153,86 @@ def run(
     if told := display.divergences(entries):
         console.print(told, markup=False)
         raise typer.Exit(DIVERGED)
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the runs in a folder: cells, rounds, how they stand."""
+    from fedjax_paradox.terminal import listing
+
+    found = listing.runs(folder)
+    _print(listing.as_json(found) if as_json else listing.as_table(found, folder))
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: a record a cell and protocol.")] = False,
+) -> None:
+    """Show the table of a run again: every cell's clients after its last round."""
+    from fedjax_paradox.terminal import display, listing
+
+    opened = open_folder(folder)
+    entries = list(opened.entries.values())
+    _print(listing.accuracies_as_json(opened.table) if as_json else display.accuracies(opened.table, entries))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.", show_default=False)],
+    out: Annotated[Path | None, typer.Argument(help="Where to write the model.", show_default=False)] = None,
+    cell: Annotated[str | None, typer.Option(help="Which cell; needed where there are several.")] = None,
+    round_: Annotated[int | None, typer.Option("--round", help="After which round; by default the last.")] = None,
+    client: Annotated[int | None, typer.Option(help="Whose model, where the rule gives each its own.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Adapters added to the weights: no PEFT needed.")] = False,
+    own_code: Annotated[bool, typer.Option("--own-code", help="The folder's own functions may be called.")] = False,
+    at_hand: Annotated[bool, typer.Option("--list", help="Say which cells and rounds are at hand, and stop.")] = False,
+) -> None:
+    """Write a trained model as other tools open it, with a card: PEFT, transformers, safetensors."""
+    results = open_results(folder)
+    if at_hand:
+        from fedjax_paradox.terminal import listing
+
+        _print(listing.models(results.folder, results.opened.entries))
+        return
+    if out is None:
+        raise InputError("say where to write the model: fedjax-paradox export DIR OUT; --list shows what is at hand")
+    results.export(out, cell, round_, client, merge=merge, own_code=own_code)
+    _print(f"Model: {printable(str(out))}; README.md there says how to open it")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An exported model, or the output folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="Texts: parquet, csv, tsv or jsonl.")],
+    text_column: Annotated[str, typer.Option(help="Which column holds them.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="A csv file to write; by default it is printed.")] = None,
+    cell: Annotated[str | None, typer.Option(help="Of a run: which cell.")] = None,
+    round_: Annotated[int | None, typer.Option("--round", help="Of a run: after which round.")] = None,
+    client: Annotated[int | None, typer.Option(help="Of a run: whose model.")] = None,
+    own_code: Annotated[bool, typer.Option("--own-code", help="The folder's own functions may be called.")] = False,
+) -> None:
+    """Classify the texts of a file: the class, and the probability of each."""
+    from fedjax_paradox.data.sources import read_text_column
+    from fedjax_paradox.terminal.listing import predictions
+
+    texts = read_text_column(file, text_column)
+    if (model / "experiment.json").exists():
+        trained = open_results(model).model(cell, round_, client, own_code=own_code)
+    else:
+        trained = open_model(model, own_code)
+    text = predictions(trained.classes, trained.predict(texts))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _print(what: Any) -> None:
+    Console(highlight=False, soft_wrap=True).print(what, markup=False)
 
 
 @app.command()
@@ -146,7 +254,7 @@ def audit(
 @app.command()
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Output folders of runs.", show_default=False)
+        list[Path], typer.Argument(metavar="DIR...", help="Output folders, or folders of them.", show_default=False)
     ],
     out: Annotated[Path | None, typer.Option(help="Where to write it; by default DIR/report.")] = None,
     claims: Annotated[Path | None, typer.Option(help="Claims to judge, e.g. experiments/paper/claims.yaml.")] = None,
@@ -156,6 +264,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a page, Markdown, LaTeX tables and figures of one or several output folders."""
+    folders = [run for folder in folders for run in runs_in(folder)]
     if out is None and len(folders) > 1:
         raise InputError(f"a report of {len(folders)} folders needs a place of its own; add --out FOLDER")
     from fedjax_paradox.report import page
@@ -166,18 +275,6 @@ def report(
     for line in (*content.left_out, *content.no_audit):
         console.print(f"note: {line}", markup=False)
     console.print(f"Report: {printable(str(out / page.PAGE))}", markup=False)
-
-
-def cache_folder() -> Path:
-    """Where tokenised corpora, fetched weights and compiled programs stay; FEDJAX_PARADOX_CACHE overrides it."""
-    if given := os.environ.get("FEDJAX_PARADOX_CACHE"):
-        return Path(given)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "fedjax_paradox"
-    try:
-        return Path.home() / ".cache" / "fedjax_paradox"
-    except RuntimeError as error:
-        raise InputError("there is no home folder to keep a cache in; set FEDJAX_PARADOX_CACHE to a folder") from error
 
 
 def _writable(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Random encoders on disk, named as Hugging Face names them; no PyTorch needed to write them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,10 @@ def write_checkpoint(folder: Path, config: dict[str, object], tensors: dict[str,
 def random_checkpoint(folder: Path, model_type: str = "distilbert", seed: int = 0) -> Path:
     """The default tiny encoder: 2 layers, width 32, 4 heads, 60 words, 16 positions."""
     return write_checkpoint(folder, random_config(model_type), random_tensors(model_type, seed=seed))
+
+
+def write_vocabulary(folder: Path, words: Iterable[str], size: int = 60) -> None:
+    """vocab.txt of an uncased WordPiece tokenizer that knows the words whole."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    pieces += [f"[unused{number}]" for number in range(size - len(pieces))]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")

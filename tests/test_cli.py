@@ -1,6 +1,7 @@
 """The command as a person types it: what it says, what it leaves behind, and with which code it ends."""
 
 import io
+import json
 import re
 import shutil
 import sys
@@ -399,9 +400,9 @@ def test_progress_counts_rows_and_the_time_left(monkeypatch):
     program = SimpleNamespace(cells=[SimpleNamespace(rounds=2)], predicted=np.zeros(30))
     costs = [SimpleNamespace(train_flops=3 * flops, predict_flops=flops, rows=40) for flops in (1.0, 3.0)]
     table, _ = hand_made()
-    screen = io.StringIO()
+    screen, said = io.StringIO(), []
     # A round costs flops * (3 * 40 + 30): 150 and 450.
-    with display.progress(Console(file=screen, width=150), [program, program], costs) as notify:
+    with display.progress(Console(file=screen, width=150), [program, program], costs, said.append) as notify:
         notify(Started(0, 1))  # one round is found finished, 150 + 450 + 450 are left
         notify(Trained(0, 2, 0))  # compiled
         now[0] += 10.0
@@ -414,6 +415,7 @@ def test_progress_counts_rows_and_the_time_left(monkeypatch):
         notify(Trained(1, 1, 10))
         notify(Finished(1, 1, table, 10.0, {}, 0.0))
     first, second = screen.getvalue().splitlines()
+    assert said == [first, second]
     # 150 of 1050 took 10 s, so 900 take 60 s; then 600 took 60 s, so 450 take 45 s.
     assert first.startswith("program 1/2, round 2/2: 2 rows/s, 2.0% wasted, 1:00 left; train_rows avg")
     assert second.startswith("program 2/2, round 1/2: 4 rows/s, 0.0% wasted, 0:45 left; train_rows avg")
@@ -423,11 +425,89 @@ def test_a_log_hears_of_a_long_round_every_minute(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
     program = SimpleNamespace(cells=[SimpleNamespace(rounds=1)], predicted=np.zeros(30))
-    screen = io.StringIO()
+    screen, said = io.StringIO(), []
     costs = [SimpleNamespace(train_flops=3.0, predict_flops=1.0, rows=4000)]
-    with display.progress(Console(file=screen, width=150), [program], costs) as notify:
+    with display.progress(Console(file=screen, width=150), [program], costs, said.append) as notify:
         for _ in range(10):
             now[0] += 25.0
             notify(Trained(0, 1, 400))
     expected = [f"program 1/1, round 1/1: {rows} of 4,000 rows trained" for rows in ("1,200", "2,400", "3,600")]
     assert screen.getvalue().splitlines() == expected
+    assert said == []  # run.log has the rounds
+
+
+def command(capfd, monkeypatch, *arguments):
+    """(exit code, standard output, standard error) of `fedjax-paradox ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["fedjax-paradox", *map(str, arguments)])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0, *capfd.readouterr()
+
+
+def test_the_output_folder_is_said_first_and_the_log_keeps_what_was_said(call, tmp_path):
+    out = tmp_path / "out"
+    _, first, _ = call(*BAG, "--out", out)
+    assert first.splitlines()[0] == f"Output: {out}"
+    call("model=bag", "rounds=3", "--out", out)
+    lines = [line.partition(" ")[2] for line in (out / "run.log").read_text().splitlines()]
+    started = [line for line in lines if line.startswith("started: ")]
+    assert [line.endswith(f"--out {out}") for line in started] == [True, True]
+    assert lines.count("ended") == 2
+    rounds = [line.split(":")[0] for line in lines if "rows/s" in line]
+    assert rounds == [f"program 1/1, round {number}/{of}" for number, of in ((1, 2), (2, 2), (3, 3))]
+    assert all(line in lines for line in first.splitlines() if "rows/s" in line)
+
+
+def test_ctrl_c_says_where_it_stopped_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
+    from fedjax_paradox.sweep import run as loop
+
+    def interrupting(study, notify):
+        def until_the_first_round(event):
+            notify(event)
+            if isinstance(event, Finished):
+                raise KeyboardInterrupt
+
+        return train(study, until_the_first_round)
+
+    train, out = loop.train, tmp_path / "out"
+    monkeypatch.setattr(loop, "train", interrupting)
+    code, said, _ = call(*BAG, "--out", out)
+    monkeypatch.undo()
+    assert code == 130
+    assert said.splitlines()[-1] == "stopped after round 1; the same command goes on from there"
+    assert (out / "run.log").read_text().splitlines()[-1].partition(" ")[2].startswith("stopped")
+
+
+def test_runs_are_listed_and_shown(call, tmp_path, capfd, monkeypatch):
+    _, table, _ = call(*BAG, "--out", tmp_path / "runs" / "one")
+    code, listed, _ = command(capfd, monkeypatch, "list", tmp_path / "runs", "--json")
+    (run,) = json.loads(listed)
+    expected = {
+        "folder": str(tmp_path / "runs" / "one"),
+        "name": "toy",
+        "status": "finished",
+        "cells": 1,
+        "finished": 1,
+    }
+    assert code == 0
+    assert {name: run[name] for name in expected} == expected
+    assert run["rounds"] == "2/2"
+    _, shown, _ = command(capfd, monkeypatch, "list", tmp_path / "runs")
+    assert all(word in shown for word in ("toy", "finished", "2/2"))
+    _, again, _ = command(capfd, monkeypatch, "show", tmp_path / "runs" / "one")
+    assert again.splitlines() == table.splitlines()[-len(again.splitlines()) - 1 : -1]  # but for the last line
+    _, records, _ = command(capfd, monkeypatch, "show", tmp_path / "runs" / "one", "--json")
+    rows = {row["protocol"]: row for row in json.loads(records)}
+    stored = results.read(tmp_path / "runs" / "one").to_pandas().query("round == 2 and protocol == 'label_matched'")
+    stored = stored[stored["total"] > 0]
+    assert rows["label_matched"]["worst"] == (stored["correct"] / stored["total"]).min()
+
+
+def test_a_folder_without_runs_is_told(tmp_path, capfd, monkeypatch):
+    code, _, error = command(capfd, monkeypatch, "list", tmp_path)
+    assert (code, error.splitlines()[0]) == (
+        2,
+        f"error: no run lies in {tmp_path}; name the folder that `fedjax-paradox run` wrote to",
+    )

@@ -17,7 +17,7 @@ from checkpoints import random_config, random_tensors, write_checkpoint
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.distilbert import EncoderSizes, transformer
-from fedjax_paradox.models.lora import export_peft
+from fedjax_paradox.models.export import LoRA, base_of, write_adapter
 from fedjax_paradox.models.pretrained import find_checkpoint, load_checkpoint
 from fedjax_paradox.models.textcnn import textcnn
 
@@ -120,7 +120,7 @@ def test_peft_loads_the_exported_adapter_with_equal_logits_and_gradients(
     sizes, frozen = load_checkpoint(distilbert_folder)
     model = transformer(sizes, frozen, CLASSES, lora_rank=3, lora_alpha=5.0)
     trainable = perturbed(model.init(jax.random.key(0))[0])
-    export_peft(trainable, tmp_path, base_model=str(distilbert_folder), alpha=5.0)
+    write_adapter(trainable, base_of(str(distilbert_folder), distilbert_folder), LoRA(5.0, 3, 0.1), tmp_path)
     base = hf_classifier(distilbert_folder)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path, is_trainable=True).eval()
     tokens = ragged_tokens()

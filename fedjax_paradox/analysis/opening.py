@@ -14,6 +14,7 @@ from fedjax_paradox.config import cells as planned_cells
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import cells, folder, results
 from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.storage.folder import RECORD
 
 # What a cell's settings say, and each of its rows again.
 FACTS = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
@@ -30,9 +31,20 @@ class Folder(NamedTuple):
     table: pa.Table
     unfinished: dict[str, tuple[int, int]]  # cell -> (last finished round, rounds that its settings ask for)
 
+    def cell(self, name: str) -> Cell:
+        """The cell of that name."""
+        return next(cell for cell in self.cells if cell.name == name)
+
     def diverged(self) -> dict[str, Entry]:
         """The cells that stopped before a round whose numbers were not finite."""
         return {name: entry for name, entry in self.entries.items() if entry.status == cells.DIVERGED}
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The output folders directly below `folder`, by name; `folder` itself where it is one, or has none."""
+    if (folder / RECORD).exists() or not folder.is_dir():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{RECORD}")) or [folder]
 
 
 def open_folder(path: Path) -> Folder:
@@ -56,9 +68,9 @@ def open_folder(path: Path) -> Folder:
 
 def _check_regular(path: Path) -> None:
     """Opening a pipe waits for ever, and a link may lead to a file whose contents a message would quote."""
-    if not (path / folder.RECORD).is_file():
-        raise InputError(f"{path} is no output folder of a run: it holds no {folder.RECORD}")
-    for name in (folder.RECORD, folder.CONFIG, cells.FILE, results.FILE):
+    if not (path / RECORD).is_file():
+        raise InputError(f"{path} is no output folder of a run: it holds no {RECORD}")
+    for name in (RECORD, folder.CONFIG, cells.FILE, results.FILE):
         file = path / name
         if (file.exists() and not file.is_file()) or (name == folder.CONFIG and file.is_symlink()):
             raise InputError(f"{file} is no regular file; put the file itself there")
@@ -66,7 +78,7 @@ def _check_regular(path: Path) -> None:
 
 def _record(path: Path, sealed: bool) -> dict[str, Any]:
     """experiment.json, where it and the config are as a run left them; earlier versions did not seal them."""
-    file, config = path / folder.RECORD, path / folder.CONFIG
+    file, config = path / RECORD, path / folder.CONFIG
     if sealed:
         first, _, rest = _text(config).partition("\n")
         if folder.with_header(rest).partition("\n")[0] != first:

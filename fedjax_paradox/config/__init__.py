@@ -5,9 +5,19 @@ Every mistake is an `InputError`. Paths are relative to the working directory.
 """
 
 from fedjax_paradox.config.calls import format_call, parse_call
-from fedjax_paradox.config.files import load, to_yaml
+from fedjax_paradox.config.files import experiment_of, load, to_yaml
 from fedjax_paradox.config.grid import cells, content_hash, identity, structure
-from fedjax_paradox.config.schema import DROPOUT_RATES, Cell, Corpus, CustomModel, Experiment, Local, Partition, TextCNN
+from fedjax_paradox.config.schema import (
+    DROPOUT_RATES,
+    Cell,
+    Corpus,
+    CustomModel,
+    Experiment,
+    Local,
+    Partition,
+    TextCNN,
+    Transformer,
+)
 
 __all__ = [
     "DROPOUT_RATES",
@@ -18,8 +28,10 @@ __all__ = [
     "Local",
     "Partition",
     "TextCNN",
+    "Transformer",
     "cells",
     "content_hash",
+    "experiment_of",
     "format_call",
     "identity",
     "load",

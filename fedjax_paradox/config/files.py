@@ -28,14 +28,18 @@ from fedjax_paradox.text import printable
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """The YAML file at `path` under `key=value` overrides (values are YAML), every cell checked; or InputError."""
-    data = read_yaml(Path(path))
-    if not isinstance(data, dict):
+    return experiment_of(read_yaml(Path(path)), overrides, str(path))
+
+
+def experiment_of(data: Any, overrides: Sequence[str] = (), path: str = "the mapping") -> Experiment:
+    """As `load`, of what a file says, nested or by dotted keys."""
+    if not isinstance(data, Mapping):
         raise InputError(f"{path} must hold `key: value` lines, such as `name: study` (got {data!r:.80})")
     lines = list(itertools.starmap(_nested, data.items()))
     keys = [key for line in lines for top, value in line.items() for key, _ in leaves(value, top)]
-    refuse_twice(keys, str(path))
+    refuse_twice(keys, path)
     assignments = [parse_override(text) for text in overrides]
-    experiment = validated(reduce(merge, [*lines, *itertools.starmap(_nested, assignments)], {}), str(path))
+    experiment = validated(reduce(merge, [*lines, *itertools.starmap(_nested, assignments)], {}), path)
     _refuse_masked(assignments, experiment.grid)
     cells(experiment)
     return experiment

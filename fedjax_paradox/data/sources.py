@@ -57,6 +57,15 @@ def read_file(path: Path, text_column: str, label_column: str) -> Rows:
     return _extract(read_table(path, (text_column, label_column)), str(path), text_column, label_column)
 
 
+def read_text_column(path: Path, column: str) -> list[str]:
+    """The texts of a file, of which no label is asked; InputError as for a corpus."""
+    table = read_table(path, (column,))
+    if column not in table.names:
+        raise InputError(f"no column {column!r} in {path}: name one of {table.names}")
+    _check_texts(table.columns[column], str(path), column)
+    return table.columns[column]
+
+
 def read_hub(name: str, subset: str | None, splits: tuple[str, str], text_column: str, label_column: str) -> list[Rows]:
     datasets = _datasets()
     repository = HUB_ALIASES.get(name, name)

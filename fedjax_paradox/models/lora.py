@@ -1,15 +1,10 @@
-"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), and its export to PEFT's file format."""
+"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax import traverse_util
-from safetensors.numpy import save_file
 
 from fedjax_paradox.models.base import Dropout, KeyPath, Model, Params, Rate
 
@@ -77,38 +72,3 @@ def with_own_kernels(model: Model) -> Model:
 
 def _leaves(model: Model) -> list[tuple[KeyPath, Any]]:
     return jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: model.init(jax.random.key(0))[0]))
-
-
-def export_peft(trainable: Params, folder: Path, *, base_model: str, alpha: float = 16.0, dropout: float = 0.1) -> None:
-    """Writes a trained DistilBERT adapter and head as PEFT reads them.
-
-    `trainable`: the leaves of one `distilbert.transformer` model (no client or lane axis) on a DistilBERT
-    checkpoint; `base_model`: what PEFT should load beneath it. Gives `folder/adapter_config.json` and
-    `folder/adapter_model.safetensors`.
-    """
-    leaves = traverse_util.flatten_dict(trainable)
-    tensors = {_peft_name(names): np.ascontiguousarray(np.asarray(leaf).T) for names, leaf in leaves.items()}
-    rank = next(leaf.shape[-1] for names, leaf in leaves.items() if names[-1] == "lora_a")
-    config = {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
-        "base_model_name_or_path": base_model,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": ["q_lin", "v_lin"],
-        "modules_to_save": ["pre_classifier", "classifier"],
-        "bias": "none",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _peft_name(names: tuple[str, ...]) -> str:
-    """("layer_0", "attention", "q_lin", "lora_a") -> PEFT's dotted name of the same tensor."""
-    *modules, leaf = names
-    ending = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "kernel": "weight", "bias": "bias"}[leaf]
-    if modules[0].startswith("layer_"):
-        modules[0] = "distilbert.transformer.layer." + modules[0].removeprefix("layer_")
-    return ".".join(["base_model.model", *modules, ending])

@@ -88,6 +88,11 @@ def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
         ) from error
 
 
+def model_type_of(folder: Path) -> str:
+    """`distilbert` or `bert`; InputError where config.json says something else."""
+    return _read_config(folder / "config.json")[0]
+
+
 def _read_config(path: Path) -> tuple[str, EncoderSizes]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +118,7 @@ def _read_config(path: Path) -> tuple[str, EncoderSizes]:
 
 
 def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
-    stored = {_normalised(name, model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
+    stored = {normalised(name, model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
     if sizes.layers * len(BLOCKS[model_type][1]) > len(stored):  # before the shapes of so many layers are written down
         _refuse([f"config.json says {sizes.layers} layers, more than the {len(stored)} tensors make"])
     expected = traverse_util.flatten_dict(frozen_shapes(sizes))
@@ -167,7 +172,7 @@ def _refuse(problems: list[str]) -> NoReturn:
     )
 
 
-def _normalised(name: str, model_type: str) -> str:
+def normalised(name: str, model_type: str) -> str:
     """Without the optional architecture prefix, and with TensorFlow's LayerNorm names translated."""
     name = name.removeprefix(model_type + ".")
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))

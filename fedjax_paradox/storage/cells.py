@@ -1,8 +1,9 @@
 """The cells of an output folder, `cells.parquet`: what each of them is, and how it ended."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -41,9 +42,45 @@ class Entry(NamedTuple):
 
 
 def write(folder: Path, entries: Iterable[Entry]) -> None:
-    """Replaces the folder's list in one atomic step; entries by name."""
-    rows = [entry._asdict() for entry in sorted(entries)]
-    parquet.write(folder / FILE, pa.Table.from_pylist(rows, SCHEMA))
+    """Replaces the folder's list in one atomic step; entries by name. Settings in which cells differ have a column of
+    their own as well, by their dotted keys, so that nobody need parse names or `settings`."""
+    parquet.write(folder / FILE, flattened(entries, differing=True))
+
+
+def flattened(entries: Iterable[Entry], differing: bool = False) -> pa.Table:
+    """One row a cell, by name: the columns of SCHEMA, then every setting in a column of its own.
+
+    A column holds numbers where all cells have one, else text, which of what is no text is JSON.
+
+    Args:
+      differing: those alone that are not the same in all cells.
+    """
+    ordered = sorted(entries)
+    settings = [flat(json.loads(entry.settings)) for entry in ordered]
+    table = pa.Table.from_pylist([entry._asdict() for entry in ordered], SCHEMA)
+    for key in dict.fromkeys(key for each in settings for key in each):
+        values = [each.get(key) for each in settings]
+        if key not in _NO_SETTING and not (differing and all(value == values[0] for value in values)):
+            table = table.append_column(key, _column(values))
+    return table
+
+
+_NO_SETTING = ("name", "protocols")
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numbers and all(abs(value) < 2**53 for value in values):  # exact in either type
+        return pa.array(values, pa.int64() if all(isinstance(value, int) for value in values) else pa.float64())
+    return pa.array([value if isinstance(value, str) else json.dumps(value) for value in values], pa.string())
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def read(folder: Path) -> dict[str, Entry]:

@@ -141,23 +141,69 @@ def _steps(folder: Path) -> list[int]:
 def _read(folder: Path, step: int, wanted: Sequence[str], aside: Path) -> dict[str, Stored]:
     try:
         with checkpoints(folder) as manager:
-            about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-            members = [Member(*entry) for entry in about["members"]]
-            _check(about["sha256"] == _told(about), "the list of its contents has changed")
-            _check(about["round"] == step, f"it is of round {about['round']}")
-            _check(group_name([m.identity for m in members]) == folder.name, "it is of other cells")
-            if not {member.identity for member in members} & set(wanted):
-                return {}
-            leaves = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
-        _check({name: _digest(leaf) for name, leaf in leaves.items()} == about["leaves"], "its numbers have changed")
+            return _sound(folder, manager, step, wanted)
     except Exception as error:  # whatever Orbax, TensorStore or the file system says of a bad folder
         _set_aside(folder / str(step), aside, error)
         return {}
+
+
+def _sound(folder: Path, manager: ocp.CheckpointManager, step: int, wanted: Sequence[str]) -> dict[str, Stored]:
+    """The wanted cells of one checkpoint; raises where it is damaged."""
+    members, digests = _about(folder, manager, step)
+    if not {member.identity for member in members} & set(wanted):
+        return {}
+    leaves = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+    _check({name: _digest(leaf) for name, leaf in leaves.items()} == digests, "its numbers have changed")
     return {
         member.identity: Stored(member.round, _row(leaves, index, member))
         for index, member in enumerate(members)
         if member.identity in wanted
     }
+
+
+def _about(folder: Path, manager: ocp.CheckpointManager, step: int) -> tuple[list[Member], dict[str, str]]:
+    """(cells of a checkpoint, digests of its leaves)"""
+    about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    members = [Member(*entry) for entry in about["members"]]
+    _check(about["sha256"] == _told(about), "the list of its contents has changed")
+    _check(about["round"] == step, f"it is of round {about['round']}")
+    _check(group_name([m.identity for m in members]) == folder.name, "it is of other cells")
+    return members, about["leaves"]
+
+
+def rounds_at_hand(root: Path, identity: str) -> dict[int, Path]:
+    """Round -> the checkpoint that holds the cell as it stood after it, ascending. Nothing is moved or changed.
+
+    Raises:
+      InputError: a checkpoint cannot be read.
+    """
+    found: dict[int, Path] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        for step in _steps(folder):
+            with _only_reading(folder / str(step)) as manager:
+                members, _ = _about(folder, manager, step)
+            found |= {member.round: folder / str(step) for member in members if member.identity == identity}
+    return dict(sorted(found.items()))
+
+
+def read(path: Path, identity: str) -> Stored:
+    """A cell from the checkpoint that `rounds_at_hand` says; InputError where it is damaged."""
+    with _only_reading(path) as manager:
+        return _sound(path.parent, manager, int(path.name), [identity])[identity]
+
+
+@contextmanager
+def _only_reading(path: Path) -> Iterator[ocp.CheckpointManager]:
+    """Of the folder that `path` lies in, in which a run may be at work."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    try:
+        with _plain(path.parent) as folder, closing(ocp.CheckpointManager(folder, options=options)) as manager:
+            yield manager
+    except Exception as error:  # whatever Orbax, TensorStore or the file system says of a bad folder
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"checkpoint {path} is damaged ({told[0]:.200}); the run's own command sets it aside and computes it again"
+        ) from error
 
 
 def _check(sound: bool, problem: str) -> None:

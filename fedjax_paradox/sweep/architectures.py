@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, parse_call
+from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, Transformer, parse_call
 from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.models.base import Model
-from fedjax_paradox.models.distilbert import transformer
+from fedjax_paradox.models.base import Model, Params
+from fedjax_paradox.models.distilbert import EncoderSizes, transformer
 from fedjax_paradox.models.download import weights_digest
 from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.registry import resolve
@@ -31,8 +31,7 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
     if isinstance(spec, TextCNN | CustomModel):
         corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
         sizes = (corpus.vocabulary_size, classes)
-        model = _textcnn(spec, *sizes) if isinstance(spec, TextCNN) else _custom_model(spec, *sizes)
-        return corpus, model, {"corpus": corpus.fingerprint}
+        return corpus, word_model(spec, *sizes), {"corpus": corpus.fingerprint}
     checkpoint, sizes, frozen = weights(spec.weights)
     if spec.max_length > sizes.positions:
         raise InputError(
@@ -41,10 +40,21 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
         )
     corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
     check_token_ids(corpus, sizes.vocabulary_size)
-    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
-    model = transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
+    model = encoder_model(spec, sizes, frozen, classes)
     shape = json.dumps(sizes._asdict())  # heads and epsilon are not among the weights
     return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint), "encoder": shape}
+
+
+def word_model(spec: TextCNN | CustomModel, vocabulary_size: int, classes: int) -> Model:
+    """A model of words, from scratch."""
+    build: Any = _textcnn if isinstance(spec, TextCNN) else _custom_model
+    return build(spec, vocabulary_size, classes)
+
+
+def encoder_model(spec: Transformer, sizes: EncoderSizes, frozen: Params, classes: int) -> Model:
+    """A pretrained encoder, of `load_checkpoint`, with adapters."""
+    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
+    return transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
 
 
 def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:

@@ -219,10 +219,14 @@ def _identity(cell: Cell, inputs: Mapping[str, str]) -> str:
 
 def own_code(cell: Cell) -> dict[str, str]:
     """Name -> digest of every `module:function` that decides a cell's numbers."""
+    return {name: source_digest(name) for name in own_names(cell)}
+
+
+def own_names(cell: Cell) -> list[str]:
+    """Every `module:function` that a cell names; nothing is imported."""
     local, kind, architecture = cell.local, cell.partition.kind, cell.architecture.architecture
     calls = (cell.rule, local.objective, local.optimizer, kind, architecture, *cell.protocols)
-    names = [name for name, _ in map(parse_call, calls)]
-    return {name: source_digest(name) for name in names if ":" in name}
+    return [name for name, _ in map(parse_call, calls) if ":" in name]
 
 
 def _alike(program: Program, index: int, rule: str) -> Any:

@@ -100,20 +100,13 @@ def _entries(program: Program) -> list[Entry]:
 
 def _other(out: Path, before: Entry, now: Entry) -> str:
     """Why a cell of this name cannot go on."""
-    old, new = ({**json.loads(e.inputs), **_flat(json.loads(e.settings))} for e in (before, now))
+    old, new = ({**json.loads(e.inputs), **cells.flat(json.loads(e.settings))} for e in (before, now))
     changed = [key for key in sorted({*old, *new} - {"name", "rounds"}) if old.get(key) != new.get(key)]
     told = "; ".join(f"{key} was {old.get(key)!r:.60}, is {new.get(key)!r:.60}" for key in changed[:3])
     return (
         f"--out {out} holds another run under the name {now.cell!r} ({told}); choose another --out, or put what has "
         "changed under grid, so that it becomes part of the name"
     )
-
-
-def _flat(data: Mapping, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in data.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _with_end(entry: Entry, before: Entry | None) -> Entry:

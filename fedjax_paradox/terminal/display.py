@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
@@ -58,8 +59,11 @@ def _plan(program: Program, cost: Plan) -> str:
 
 
 @contextmanager
-def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan]) -> Iterator[Callable[[Event], None]]:
-    """A bar over all programs on a terminal, and a line a round everywhere; in a log also one a minute.
+def progress(
+    console: Console, programs: Sequence[Program], costs: Sequence[Plan], log: Callable[[str], object]
+) -> Iterator[Callable[[Event], None]]:
+    """A bar over all programs on a terminal, and a line a round everywhere, which `log` is told as well; where there
+    is no terminal also one a minute.
 
     Work is counted in FLOPs, so that the time left holds across models of different cost.
     """
@@ -72,6 +76,10 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("compiling", total=total)
         began, done, rows, said = 0.0, 0.0, 0, time.monotonic()
+
+        def say(line: str) -> None:
+            log(line)
+            console.print(line, markup=False)
 
         def notify(event: Event) -> None:
             nonlocal began, done, rows, said, total
@@ -87,12 +95,12 @@ def progress(console: Console, programs: Sequence[Program], costs: Sequence[Plan
                     said = time.monotonic()
                     console.print(f"{where}: {rows:,} of {costs[event.program].rows:,} rows trained")
             elif isinstance(event, Diverged):
-                console.print(f"{where}: {diverged(event.cell, event.round, event.client)}", markup=False)
+                say(f"{where}: {diverged(event.cell, event.round, event.client)}")
             else:
                 done += evaluate[event.program]
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
                 speed = f"{rows / event.seconds:,.0f} rows/s, {event.waste:.1%} wasted, {_clock(left)} left"
-                console.print(f"{where}: {speed}; {headline(event.table)}", markup=False)
+                say(f"{where}: {speed}; {headline(event.table)}")
                 rows, said = 0, time.monotonic()
             bar.update(task, completed=done, total=total, description=where)
 
@@ -103,6 +111,14 @@ def diverged(cell: str, round_: int, client: int) -> str:
     """How a cell ended before its last round."""
     who = "the rule's result is" if client == NOBODY else f"the loss or a weight of client {client} is"
     return f"cell {cell} diverged in round {round_}: {who} not finite; it keeps its rounds before"
+
+
+def stopped(out: Path) -> str:
+    """Where a run stands that Ctrl-C has ended."""
+    table = results.read(out)
+    rounds = sorted(set(last_rounds(table)["round"].to_pylist()))
+    reached = f"after round {' and '.join(map(str, rounds))}" if rounds else "in round 1"
+    return f"stopped {reached}; the same command goes on from there"
 
 
 def standing(found: Standing) -> str:
@@ -116,9 +132,9 @@ def standing(found: Standing) -> str:
 def headline(table: pa.Table) -> str:
     """One round in a few words: mean and worst accuracy over its cells, first protocol."""
     protocol = table["protocol"][0].as_py()
-    summaries = [summary for (_, _, name), summary in _summaries(table) if name == protocol]
-    mean = average([summary.average for summary in summaries])
-    return f"{printable(protocol)} avg {100 * mean:.1f}, worst {100 * min(s.worst for s in summaries):.1f}"
+    spreads = [spread for (_, _, name), spread in summaries(table) if name == protocol]
+    mean = average([spread.average for spread in spreads])
+    return f"{printable(protocol)} avg {100 * mean:.1f}, worst {100 * min(each.worst for each in spreads):.1f}"
 
 
 def accuracies(table: pa.Table, entries: Sequence[Entry]) -> Table:
@@ -129,7 +145,7 @@ def accuracies(table: pa.Table, entries: Sequence[Entry]) -> Table:
     for name in ("avg", "worst", "gap", "client"):
         view.add_column(name, justify="right", no_wrap=True)
     found: dict[str, list[tuple[str, Summary]]] = {}
-    for (cell, _, protocol), summary in _summaries(_last_rounds(table)):
+    for (cell, _, protocol), summary in summaries(last_rounds(table)):
         found.setdefault(cell, []).append((protocol, summary))
     for entry in entries:
         view.add_section()
@@ -161,7 +177,7 @@ def divergences(entries: Sequence[Entry]) -> str:
     )
 
 
-def _last_rounds(table: pa.Table) -> pa.Table:
+def last_rounds(table: pa.Table) -> pa.Table:
     """The rows of every cell's last round, in the table's order (which a join does not promise)."""
     cells, rounds = table["cell"].to_pylist(), table["round"].to_pylist()
     last = dict(sorted(zip(cells, rounds, strict=True)))
@@ -170,7 +186,7 @@ def _last_rounds(table: pa.Table) -> pa.Table:
     )
 
 
-def _summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:
+def summaries(table: pa.Table) -> Iterator[tuple[tuple[str, int, str], Summary]]:
     """((cell, round, protocol), spread over the clients that hold train rows), in the table's order."""
     for key, correct, total in results.counts(table, ["cell", "round", "protocol"]):
         yield (key["cell"], key["round"], key["protocol"]), summarise(correct, total)
