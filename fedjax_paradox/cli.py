@@ -15,6 +15,7 @@ from fedjax_paradox.analysis.opening import open_folder, runs_in
 from fedjax_paradox.api import default_folder, open_model, open_results
 from fedjax_paradox.cachefiles import cache_folder
 from fedjax_paradox.config import cells, load
+from fedjax_paradox.config.examples import examples
 from fedjax_paradox.errors import InputError, unwritable
 from fedjax_paradox.text import printable
 
@@ -233,6 +234,36 @@ def predict(
 
 def _print(what: Any) -> None:
     Console(highlight=False, soft_wrap=True).print(what, markup=False)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Which example; --list names them.")] = "quickstart",
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default NAME.yaml.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Name the examples, and stop.")] = False,
+) -> None:
+    """Write a commented config to start from."""
+    found = examples()
+    if names:
+        typer.echo("\n".join(found))
+        return
+    if name not in found:
+        raise InputError(f"no example is called {name!r}; there are {', '.join(found)}")
+    out = out or Path(f"{name}.yaml")
+    if out.exists():
+        raise InputError(f"{out} is there already and stays as it is; name another file with --out")
+    out.write_text(found[name], encoding="utf-8")
+    typer.echo(f"{printable(str(out))}: change it, then `fedjax-paradox run {printable(str(out))}`")
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="A table of all keys, for people.")] = False,
+) -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from fedjax_paradox.config import reference
+
+    typer.echo(reference.markdown() if markdown else reference.json_schema(), nl=False)
 
 
 @app.command()

@@ -383,15 +383,15 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
 
 def test_swept_settings_are_columns_of_their_own(tmp_path):
     """Read by another tool than the package; the settings themselves say what is expected."""
-    grid = {"alpha": [0.1, 1.0], "local.mu": [0.0, 0.5], "partition_seed": [1], "seed": [2**60, 3]}
+    grid = {"alpha": [0.1, 1.0], "local.momentum": [0.0, 0.5], "partition_seed": [1], "seed": [5, 3]}
     experiment = experiment_of({"name": "study", "grid": grid})
     entries = [
         cells.Entry(cell.name, str(i), cell.model_dump_json(), "{}") for i, cell in enumerate(planned(experiment))
     ]
     cells.write(tmp_path, entries)
     frame = pq.read_table(tmp_path / cells.FILE).to_pandas().set_index("cell")
-    assert [name for name in frame if name not in cells.SCHEMA.names] == ["alpha", "seed", "local.mu"]
+    assert [name for name in frame if name not in cells.SCHEMA.names] == ["alpha", "seed", "local.momentum"]
     for cell in planned(experiment):
         row = frame.loc[cell.name]
-        assert (row["alpha"], row["local.mu"], int(row["seed"])) == (cell.alpha, cell.local.mu, cell.seed)
+        assert (row["alpha"], row["local.momentum"], int(row["seed"])) == (cell.alpha, cell.local.momentum, cell.seed)
     assert cells.read(tmp_path) == {entry.cell: entry for entry in entries}
