@@ -6,14 +6,7 @@ import pytest
 from scipy import stats
 
 from fedjax_paradox.analysis.runs import MEASURES, RUN, Known, measures, pick
-from fedjax_paradox.analysis.statistics import (
-    BOOTSTRAP_FROM,
-    Unmatched,
-    interval,
-    paired,
-    possible,
-    variance_shares,
-)
+from fedjax_paradox.analysis.statistics import BOOTSTRAP_FROM, Unmatched, holm, interval, paired, possible, sign_flip
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import results
 
@@ -37,7 +30,7 @@ def table(rows, counts, **facts):
 
 def side(gaps, **facts):
     """Picked rows: gaps is {(partition_seed, seed): gap}."""
-    blank = dict.fromkeys(MEASURES.names, 0) | FACTS | {"protocol": "global", "identical": False, "run": ""} | facts
+    blank = dict.fromkeys(MEASURES.names, 0) | FACTS | {"protocol": "global", "fixed": False, "run": ""} | facts
     rows = [{**blank, "partition_seed": p, "seed": s, "gap": gap} for (p, s), gap in gaps.items()]
     return pa.Table.from_pylist(rows, MEASURES)
 
@@ -53,22 +46,38 @@ def test_measures_by_hand():
     for row in got.to_pylist():
         if row["protocol"] == "holdout":
             assert (row["average"], row["worst"], row["gap"]) == (0.5, 0.25, 0.25)
-            assert (row["worst_client"], row["clients"], row["identical"]) == (0, 2, False)
+            assert (row["worst_client"], row["clients"]) == (0, 2)
+            # 1 of 4, with two successes and two failures more: 3 of 8.
+            assert row["worst_noise"] == pytest.approx((3 / 8 * 5 / 8 / 8) ** 0.5)
         else:
-            assert (row["gap"], row["clients"], row["identical"]) == (0.0, 3, True)
+            assert (row["gap"], row["clients"]) == (0.0, 3)
+        assert not row["fixed"]  # equal outcomes are no construction
 
 
-@pytest.mark.parametrize(("correct", "total"), [([1, 2], [2, 4]), ([2, 2], [2, 4]), ([1, 2], [4, 4])])
-def test_clients_are_identical_only_in_correct_and_total(correct, total):
-    got = measures(table([5, 5], {"holdout": (correct, total)}))
-    assert got["identical"][0].as_py() is False
-    assert (got["gap"][0].as_py() == 0) == (correct[0] * total[1] == correct[1] * total[0])
+def test_what_the_audit_says_is_fixed_and_nothing_else():
+    counts = {"holdout": ([1, 2], [4, 4]), "global": ([2, 2], [4, 4])}
+    got = measures(table([50, 50], counts), fixed={"single": {"holdout"}})
+    assert dict(zip(got["protocol"].to_pylist(), got["fixed"].to_pylist(), strict=True)) == {
+        "holdout": True,
+        "global": False,
+    }
+
+
+def test_clients_of_few_rows_are_left_out_of_the_floored_measures():
+    """Of 50, 29, 30 and 0 train rows: accuracies 3/4, 0 and 1/2 count with all, 3/4 and 1/2 above the floor."""
+    row = measures(table([50, 29, 30, 0], {"global": ([3, 0, 2, 4], [4, 4, 4, 4])})).to_pylist()[0]
+    assert (row["average"], row["worst"], row["worst_client"]) == (pytest.approx(1.25 / 3), 0.0, 1)
+    assert (row["floored_average"], row["floored_worst"], row["floored_gap"]) == (0.625, 0.5, 0.125)
+    assert row["small"] == 1
+    none = measures(table([5, 5], {"global": ([1, 2], [4, 4])})).to_pylist()[0]
+    assert np.isnan(none["floored_gap"])
+    assert none["small"] == 2
 
 
 def test_no_client_with_an_accuracy():
     row = measures(table([5, 5], {"holdout": ([0, 0], [0, 0])})).to_pylist()[0]
     assert np.isnan(row["gap"])
-    assert (row["clients"], row["identical"], row["worst_client"]) == (0, False, -1)
+    assert (row["clients"], row["worst_client"]) == (0, -1)
 
 
 @pytest.mark.parametrize(
@@ -256,47 +265,33 @@ def test_an_interval_ends_where_accuracies_do():
     assert np.isnan(possible(interval(np.array([0.5]), np.zeros(1))).low)
 
 
-def test_balanced_variance_shares_against_the_f_statistic():
-    groups = np.random.default_rng(4).normal(size=(6, 1)) + np.random.default_rng(5).normal(size=(6, 3))
-    got = variance_shares(groups.ravel(), np.repeat(np.arange(6), 3))
-    within = groups.var(axis=1, ddof=1).mean()
-    between = (stats.f_oneway(*groups).statistic - 1) * within / 3
-    assert got[:2] == pytest.approx((between, within), rel=1e-9)
-    assert got.partition_share == pytest.approx(between / (between + within))
-    assert got.partition_share + got.training_share == pytest.approx(1)
-    assert (got.clipped, got.reason) == (False, "")
+@pytest.mark.parametrize("expected", [0.0, 0.2])
+def test_sign_flips_against_scipy(expected):
+    values = np.random.default_rng(8).normal(0.3, 0.5, 9)
+    theirs = stats.permutation_test((values - expected,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(values, expected) == pytest.approx(theirs.pvalue, abs=1e-12)  # both count all 512
 
 
-def test_unbalanced_variance_components_are_unbiased():
-    rng, clusters = np.random.default_rng(6), np.repeat(np.arange(12), [1, 5, 2, 4, 1, 3] * 2)
-    found = []
-    for _ in range(1000):
-        values = 2 * rng.normal(size=12)[clusters] + rng.normal(size=len(clusters))
-        found.append(variance_shares(values, clusters)[:2])
-    # Standard errors of the means of 1,000 estimates; a clipped one is too rare here to matter.
-    error = np.std(found, axis=0) / 1000**0.5
-    assert (np.abs(np.mean(found, axis=0) - [4, 1]) < 3.5 * error).all()
+def test_many_sign_flips_are_drawn():
+    """20 values: the exact p, of a million choices, against 99,999 of them: 0.6 % relative is 2 standard errors."""
+    values = np.random.default_rng(9).normal(0.15, 0.5, 20)
+    signs = 1 - 2 * ((np.arange(2**20)[:, None] >> np.arange(20)) & 1)
+    exact = (np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)).mean()
+    assert sign_flip(values) == pytest.approx(exact, rel=0.03)
+    assert sign_flip(values) == sign_flip(values)
 
 
-def test_a_negative_component_is_clipped_and_said_so():
-    got = variance_shares(np.array([0.0, 1, 0, 1]), np.array([1, 1, 2, 2]))
-    assert got == (0.0, 0.5, 0.0, 1.0, True, "")
+def test_no_number_has_no_p():
+    assert np.isnan(sign_flip([0.1, np.nan]))
+    assert np.isnan(sign_flip([]))
 
 
-@pytest.mark.parametrize(
-    ("values", "partitions", "told"),
-    [
-        ([1, 2, 3], [1, 2, 3], "one training seed per partition"),
-        ([1, 2, 3], [1, 1, 1], "partition seeds; at least 2"),
-        ([], [], "partition seeds; at least 2"),
-        ([1, 1, 1, 1], [1, 1, 2, 2], "no variance"),
-        ([1, np.nan, 1, 2], [1, 1, 2, 2], "1 of 4 runs"),
-    ],
-)
-def test_refused_shares_say_why(values, partitions, told):
-    got = variance_shares(np.array(values, float), np.array(partitions))
-    assert told in got.reason
-    assert np.isnan(got.partition_share)
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1, and never less than the one before.
+    assert holm([0.04, 0.01, np.nan, 0.03, 0.02])[:2] == pytest.approx([0.06, 0.04])
+    assert holm([0.04, 0.01, np.nan, 0.03, 0.02])[3:] == pytest.approx([0.06, 0.06])
+    assert np.isnan(holm([0.04, np.nan])[1])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 # Runs that diverged, and runs that are one

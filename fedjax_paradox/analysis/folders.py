@@ -27,6 +27,7 @@ class Reading(NamedTuple):
     folders: list[Folder]
     left_out: list[str]  # a sentence for every folder that cannot be read
     notes: list[str]  # what merging them did
+    covered: list[str]  # of every corpus, what intervals over it cover
     table: pa.Table  # as in `results`
     labels: dict[str, dict[str, str]]  # cell -> corpus, model and rule with the settings that have no column
     origin: dict[str, tuple[int, str]]  # cell -> (index of its folder, its name there)
@@ -69,8 +70,8 @@ def read_folders(paths: Sequence[Path]) -> Reading:
 
 def _merge(folders: list[Folder], left_out: list[str]) -> Reading:
     owned = [one for index, folder in enumerate(folders) for one in _owned(index, folder)]
-    notes = _different_files(owned) + _sampled(owned)
-    reading = Reading(folders, left_out, notes, pa.table({}), {}, {}, {}, {})
+    notes = _different_files(owned)
+    reading = Reading(folders, left_out, notes, _sampled(owned), pa.table({}), {}, {}, {}, {})
     shown: dict[tuple, tuple[str, _Owned]] = {}
     for one, extra in zip(owned, _extras(owned), strict=True):
         entries = folders[one.folder].entries
@@ -185,13 +186,18 @@ def _extras(owned: Sequence[_Owned]) -> list[dict[str, str]]:
 
 
 def _sampled(owned: Sequence[_Owned]) -> list[str]:
-    """Says of which corpora intervals cover the sample of rows as well."""
+    """Says of every corpus whether intervals cover the sample of rows as well as partitions."""
     seeds: dict[str, set[int]] = {}
     for one, extra in zip(owned, _extras(owned), strict=True):
         if SAMPLE not in extra:
             seeds.setdefault(one.corpus, set()).add(one.cell.corpus.seed)
-    several = [name for name, found in seeds.items() if len(found) > 1]
-    return [f"every partition of {name} has its own sample of rows: intervals cover both" for name in several]
+    return [
+        f"intervals over {name} cover partitions and training seeds, and the sample of rows, of which every partition "
+        "has its own"
+        if len(found) > 1
+        else f"intervals over {name} cover partitions and training seeds, not the sample of rows: corpus.seed is one"
+        for name, found in seeds.items()
+    ]
 
 
 def _label(one: _Owned, extra: Mapping[str, str]) -> dict[str, str]:

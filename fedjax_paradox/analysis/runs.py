@@ -5,12 +5,14 @@ have, as an intention-to-treat analysis counts everybody. One that diverged in r
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import Summary, average, summarise
@@ -19,13 +21,20 @@ from fedjax_paradox.storage import results
 # What tells runs apart in a table; `cell` is a label that names the swept settings that have no column.
 RUN = ("cell", "corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
 
+# A client of fewer rows has an accuracy that chance alone can make 0; comparisons leave it out, and say so.
+FLOOR, FLOORED = 30, "floored_"
+
 MEASURES = pa.schema(
     [
         *(results.SCHEMA.field(name) for name in (*RUN, "round", "protocol")),
         *((name, pa.float64()) for name in Summary._fields if name != "worst_client"),
+        # The same over the clients of at least FLOOR train rows alone.
+        *((f"{FLOORED}{name}", pa.float64()) for name in Summary._fields if name != "worst_client"),
         ("worst_client", pa.int32()),
+        ("worst_noise", pa.float64()),  # binomial standard error of its accuracy
         ("clients", pa.int32()),  # that have train rows and an accuracy
-        ("identical", pa.bool_()),  # all of them have the same correct and total: gap 0 by construction
+        ("small", pa.int32()),  # of these, those of fewer than FLOOR train rows
+        ("fixed", pa.bool_()),  # the partition alone makes them equal: gap 0 by construction
         ("diverged", pa.int32()),  # the round that the run diverged in, 0 where it did not
         ("rounds", pa.int64()),  # that it was to have, 0 where nobody says
         ("run", pa.string()),  # equal for cells that are one run by construction, "" where nobody says
@@ -47,7 +56,11 @@ class Known(NamedTuple):
     client: int = -1  # whose training was not finite, -1 where the rule's own result was not
 
 
-def measures(table: pa.Table, known: Mapping[str, Known] = MappingProxyType({})) -> pa.Table:
+def measures(
+    table: pa.Table,
+    known: Mapping[str, Known] = MappingProxyType({}),
+    fixed: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> pa.Table:
     """One row of schema MEASURES per (run, round, protocol), in the table's order.
 
     Clients without train rows or with total 0 are left out. A run that diverged in round 1 has one row per protocol,
@@ -55,6 +68,8 @@ def measures(table: pa.Table, known: Mapping[str, Known] = MappingProxyType({}))
 
     Args:
       known: cell -> what its folder says of it, where it does.
+      fixed: cell -> protocols under which its partition makes all accuracies equal, where the audit could say; equal
+        outcomes say nothing of it.
 
     Raises:
       InputError: a column is missing, the table is empty, or a client occurs twice in a run's round.
@@ -62,17 +77,34 @@ def measures(table: pa.Table, known: Mapping[str, Known] = MappingProxyType({}))
     require(table, results.SCHEMA.names)
     if not len(table):
         raise InputError("the results hold no finished round (0 rows); run the experiment first")
-    groups = results.counts(table, [*RUN, "round", "protocol"])
-    rows = [_measured(*group) for group in groups]
+    keys = [*RUN, "round", "protocol"]
+    large = table.filter(pc.greater_equal(table["train_rows"], FLOOR))
+    floored = {tuple(key.values()): summarise(*counted) for key, *counted in results.counts(large, keys)}
+    rows = [_measured(*group, floored.get(tuple(group[0].values()), _NOTHING)) for group in results.counts(table, keys)]
+    smaller = table.filter(pc.and_(pc.greater(table["train_rows"], 0), pc.less(table["train_rows"], FLOOR)))
+    small = Counter(tuple(row.values()) for row in smaller.select(keys).to_pylist())
+    for row in rows:
+        row["small"] = small[tuple(row[name] for name in keys)]
+        row["fixed"] = row["protocol"] in fixed.get(row["cell"], ())
     rows += _numberless(known)
     return pa.Table.from_pylist([{**row, **_end(known.get(row["cell"]))} for row in rows], MEASURES)
 
 
-def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray) -> dict[str, Any]:
-    scored = np.stack([correct, total])[:, total > 0]
-    identical = scored.size > 0 and bool((scored == scored[:, :1]).all())
-    spread = summarise(correct, total)._asdict()
-    return {**key, **spread, "clients": scored.shape[1], "identical": identical}
+def _measured(key: dict[str, Any], correct: np.ndarray, total: np.ndarray, floored: Summary) -> dict[str, Any]:
+    spread = summarise(correct, total)
+    noise = _noise(correct[spread.worst_client], total[spread.worst_client]) if (total > 0).any() else float("nan")
+    return {**key, **spread._asdict(), **_prefixed(floored), "worst_noise": noise, "clients": int((total > 0).sum())}
+
+
+def _prefixed(spread: Summary) -> dict[str, float]:
+    return {f"{FLOORED}{name}": value for name, value in spread._asdict().items()}
+
+
+def _noise(correct: float, total: int) -> float:
+    """Standard error of correct / total, with two successes and two failures more, so that 0 of 3 is not exact (Agresti
+    & Coull, 1998)."""
+    share = (correct + 2.0) / (total + 4.0)
+    return float(np.sqrt(share * (1.0 - share) / (total + 4.0)))
 
 
 def _end(one: Known | None) -> dict[str, Any]:
@@ -80,10 +112,13 @@ def _end(one: Known | None) -> dict[str, Any]:
 
 
 def _numberless(known: Mapping[str, Known]) -> Iterator[dict[str, Any]]:
-    nothing = summarise(np.zeros(0), np.zeros(0))._asdict()
+    nothing = {**_NOTHING._asdict(), **_prefixed(_NOTHING), "worst_noise": float("nan"), "clients": 0, "small": 0}
     for one in known.values():
         for protocol in one.protocols if one.diverged == 1 else ():
-            yield {**one.facts, **nothing, "round": 0, "protocol": protocol, "clients": 0, "identical": False}
+            yield {**one.facts, **nothing, "round": 0, "protocol": protocol, "fixed": False}
+
+
+_NOTHING = summarise(np.zeros(0), np.zeros(0))
 
 
 def pick(measured: pa.Table, when: str) -> pa.Table:
@@ -164,14 +199,15 @@ def ends(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    spread = {name: average(row[name] for row in rows) for name in Summary._fields}
+    names = [name for name in Summary._fields if name != "worst_client"]
+    names = [*names, *(f"{FLOORED}{name}" for name in names), "worst_noise"]
+    spread = {name: average(row[name] for row in rows) for name in names}
     worst = {row["worst_client"] for row in rows}
     return {
         **rows[-1],
         **spread,
         "worst_client": worst.pop() if len(worst) == 1 else -1,
         "clients": min(row["clients"] for row in rows),
-        "identical": all(row["identical"] for row in rows),
     }
 
 

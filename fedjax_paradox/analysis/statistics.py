@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtr, stdtrit
 
-from fedjax_paradox.analysis.runs import MEASURES, require
+from fedjax_paradox.analysis.runs import FLOORED, MEASURES, require
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import Summary
 
@@ -54,17 +54,7 @@ class Paired(NamedTuple):
     flip: float  # confidence that the true difference has the other sign; NaN without an interval
     unmatched: tuple[Unmatched, ...]
     same: int = 0  # pairs whose two sides are one run by construction
-
-
-class Shares(NamedTuple):
-    """Variance components and their shares of the sum; NaN where `reason` says why there are none."""
-
-    partition: float
-    training: float
-    partition_share: float
-    training_share: float
-    clipped: bool  # the estimate of the partition's variance was negative and is put to 0
-    reason: str = ""
+    differences: tuple[float, ...] = ()  # of each partition, the mean over its training seeds
 
 
 def interval(values: np.ndarray, partition_seeds: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
@@ -167,7 +157,7 @@ def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[s
       InputError: an unknown measure, an empty side, a side of several settings, sides that differ in another
         column than `varying`, or two rows of a side with the same seeds.
     """
-    if measure not in Summary._fields[:-1]:
+    if measure.removeprefix(FLOORED) not in Summary._fields[:-1]:
         raise InputError(f"measure must be one of {', '.join(Summary._fields[:-1])} (got {measure!r})")
     settings = {side: _setting(side, table) for side, table in (("a", a), ("b", b))}
     for name in set(SETTING) - set(varying):
@@ -183,9 +173,44 @@ def paired(a: pa.Table, b: pa.Table, measure: str = "gap", varying: Collection[s
     values = np.array([(of_a[seeds][measure], of_b[seeds][measure]) for seeds in common]).reshape(-1, 2)
     same = sum(_is_same(of_a[seeds], of_b[seeds]) for seeds in common)
     partitions = np.array([partition for partition, _ in common], np.int64)
-    difference, flip = _interval(values[:, 0] - values[:, 1], partitions, RESAMPLES)
+    differences = values[:, 0] - values[:, 1]
+    difference, flip = _interval(differences, partitions, RESAMPLES)
     mean_a, mean_b = (possible(interval(side, partitions)) for side in values.T)
-    return Paired(difference, mean_a, mean_b, flip, tuple(unmatched), same)
+    means = tuple(float(differences[partitions == one].mean()) for one in np.unique(partitions))
+    return Paired(difference, mean_a, mean_b, flip, tuple(unmatched), same, means)
+
+
+EXACT_UP_TO = 16  # partitions, of which 65,536 choices of signs can be counted
+
+
+def sign_flip(differences: Sequence[float], expected: float = 0.0) -> float:
+    """Two-sided p of the partitions' mean difference being `expected`, each being as likely above as below it.
+
+    All 2^n choices of signs, or from EXACT_UP_TO partitions on 99,999 of them at random, always the same ones, and the
+    one that was observed (Fisher, 1935, sec. 21). With n partitions it is never below 2 / 2^n: 0.03 with six. NaN where
+    a difference has no number.
+    """
+    values = np.asarray(differences, np.float64) - expected
+    if not len(values) or not np.isfinite(values).all():
+        return _NAN
+    count = len(values)
+    if count <= EXACT_UP_TO:
+        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    else:
+        drawn = np.random.default_rng(0).integers(0, 2, (RESAMPLES * 10 + 9, count))
+        signs = np.concatenate([np.ones((1, count)), 1.0 - 2.0 * drawn])
+    means = np.abs(signs @ values)
+    return float((means >= abs(values.sum()) * (1 - 1e-12)).mean())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p adjusted for several tests (Holm, 1979), in the order given; NaN stays NaN and counts for none."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if p == p)
+    adjusted, largest = [_NAN] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[place] = largest
+    return adjusted
 
 
 def _is_same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -215,38 +240,3 @@ def _by_seeds(side: str, table: pa.Table) -> dict[tuple[int, int], dict[str, Any
                 "one round, and select one cell"
             )
     return found
-
-
-def variance_shares(values: np.ndarray, partition_seeds: np.ndarray) -> Shares:
-    """How much of the variance is the partition's and how much the training seed's.
-
-    One-way random effects, unbalanced, by the analysis of variance (Searle, Casella & McCulloch, 1992, ch. 3).
-
-    Args:
-      values: f[N], one a run; partition_seeds: i[N].
-    """
-    values, clusters = np.asarray(values, np.float64), np.asarray(partition_seeds)
-    groups = [values[clusters == cluster] for cluster in np.unique(clusters)]
-    sizes = np.array([len(group) for group in groups])
-    reason = _no_shares(values, sizes)
-    if reason:
-        return Shares(_NAN, _NAN, _NAN, _NAN, False, reason)
-    means, runs = np.array([group.mean() for group in groups]), len(values)
-    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (runs - len(groups))
-    between = float((sizes * (means - values.mean()) ** 2).sum()) / (len(groups) - 1)
-    partition = (between - within) / ((runs - (sizes**2).sum() / runs) / (len(groups) - 1))
-    clipped, partition = partition < 0, max(partition, 0.0)
-    total = partition + within
-    return Shares(partition, within, partition / total, within / total, bool(clipped))
-
-
-def _no_shares(values: np.ndarray, sizes: np.ndarray) -> str:
-    if not np.isfinite(values).all():
-        return f"{(~np.isfinite(values)).sum()} of {len(values)} runs have no accuracy"
-    if len(sizes) < 2:
-        return f"{len(sizes)} partition seeds; at least 2 are needed"
-    if sizes.max() == 1:
-        return "one training seed per partition: the two sources cannot be told apart; add training seeds"
-    if np.ptp(values) < 1e-12:
-        return "all runs have the same value: there is no variance to share out"
-    return ""

@@ -181,11 +181,20 @@ def _few_rows(evaluation: Evaluation) -> list[Finding]:
     return [Finding("few-evaluation-rows", sentence, numbers)]
 
 
-def _noise(evaluation: Evaluation, accuracy: float = 0.9) -> list[Finding]:
+def with_observed(findings: Sequence[Finding], protocol: str, setting: Setting, accuracy: float) -> list[Finding]:
+    """The same, the gap that noise makes being that at the clients' mean accuracy as a run observed it."""
+    if protocol not in EVALUATIONS:
+        return list(findings)
+    (noise,) = _noise(EVALUATIONS[protocol](setting), accuracy, observed=True)
+    return [noise if finding.code == noise.code else finding for finding in findings]
+
+
+def _noise(evaluation: Evaluation, accuracy: float = 0.9, observed: bool = False) -> list[Finding]:
     mean, bound = noise_gap(evaluation, accuracy)
+    told = f"as was observed, {100 * accuracy:.1f} % on average" if observed else f"accuracy {100 * accuracy:.0f} %"
     sentence = (
-        f"if all clients were served equally well (accuracy {100 * accuracy:.0f} %), sampling alone would give "
-        f"a gap of {100 * mean:.1f} points on average, above {100 * bound:.1f} in 5 % of samples."
+        f"if all clients were served equally well ({told}), sampling alone would give a gap of {100 * mean:.1f} points "
+        f"on average, above {100 * bound:.1f} in 5 % of samples."
     )
     return [Finding("noise-gap", sentence, {"mean": mean, "bound_95": bound, "accuracy": accuracy})]
 

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fedjax_paradox.analysis import claims, statistics
+from fedjax_paradox.analysis import claims, statistics, verdicts
 from fedjax_paradox.analysis.folders import Reading, labelled, read_folders, same_runs
-from fedjax_paradox.analysis.runs import measures, pick, spelled
+from fedjax_paradox.analysis.runs import FLOOR, measures, pick, spelled
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.evaluation.audit import Finding
+from fedjax_paradox.evaluation.audit import Finding, with_observed
 from fedjax_paradox.report import origin, tables
-from fedjax_paradox.report.findings import ANY, Audits, audit_folders, overview
+from fedjax_paradox.report.findings import ANY, Audits, audit_folders, fixed, overview
 from fedjax_paradox.report.pictures import Picture, pictures
 from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.report.view import look
@@ -39,8 +40,14 @@ METHODS = (
     "the same random numbers.",
     "With one partition seed there is no interval: how much results vary from partition to partition is unknown. "
     "The point stays.",
-    "Where partitions have several training seeds, the gap's variance is parted between the two by one-way analysis of "
-    "variance with random effects. With one training seed each they cannot be told apart.",
+    f"Verdicts go by the clients of at least {FLOOR} train rows: the accuracy of a client of a few rows is 0 by chance "
+    "now and then, and an interval over such gaps covers too seldom. The difference over all clients stands beside it. "
+    f"There is no verdict below {verdicts.FEWEST} partitions, and none by an interval of no width. Equivalent: the "
+    "whole interval lies within a stated number of points of the claim's margin.",
+    "p: exact two-sided test by flipping the signs of the partitions' differences; p (Holm): adjusted for all claims "
+    "under the same kind of comparison. Verdicts go by the interval of one claim alone.",
+    "By construction: the audit of a partition says that all clients are scored alike, so that the gap is 0 whatever "
+    "the model, or two cells are one run. Equal outcomes alone are none.",
     "All protocols score the same predictions of the same models. Protocols: train_rows, the client's own training "
     "rows; label_filtered, the test rows of the classes that the client holds; label_matched, test rows weighted to "
     "the client's distribution of classes; holdout, the client's own rows that were kept out of training; global, "
@@ -75,7 +82,6 @@ class Content(NamedTuple):
     claims: list[Judged] | None  # None where no claims were asked about
     verdicts: Table | None
     accuracy: list[Table]
-    variances: Table | None  # None where no partition has several training seeds
     every_run: Table
     pictures: list[Picture]
     audit: Table | None
@@ -97,10 +103,10 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     asked = claims.load(claims_file) if claims_file else None
     reading = read_folders(paths)
     table = labelled(reading)
-    measured = measures(table, reading.known)
+    audits = audit_folders(reading, cache_folder)
+    measured = measures(table, reading.known, fixed(audits.by_cell))
     picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
-    audits = audit_folders(reading, cache_folder)
     same = same_runs(reading)
     view = look(table, measured, picked, rows=rows, audits=audits.by_cell, rules=reading.rules, when=told)
     names = {row.setting["protocol"] for row in rows}
@@ -109,16 +115,15 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
         title=" and ".join(dict.fromkeys(folder.experiment.name for folder in reading.folders)),
         runs=origin.runs(reading),
         left_out=reading.left_out,
-        notes=[*reading.notes, *problems, *_same(same)],
+        notes=[*reading.covered, *reading.notes, *problems, *_same(same)],
         claims=None if judged is None else [_judged(verdict) for verdict in judged],
         verdicts=None if judged is None else _verdicts(judged),
         accuracy=[
             tables.accuracy(rows, name, told, same) for name in sorted(names, key=lambda n: (n != view.protocol, n))
         ],
-        variances=tables.variances(rows),
         every_run=tables.runs(picked, told, reading.known),
         pictures=pictures(view),
-        **_audited(reading, audits),
+        **_audited(reading, audits, picked),
         methods=METHODS,
     )
 
@@ -131,8 +136,8 @@ def _same(pairs: Mapping[tuple[str, str], int]) -> list[str]:
     ]
 
 
-def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
-    """The sections of a report on its partitions."""
+def _audited(reading: Reading, audits: Audits, picked: pa.Table) -> dict[str, Any]:
+    """The sections of a report on its partitions; picked: `runs.pick`ed measures."""
     found = list({id(one): one for one in audits.by_cell.values()}.values())
     names = {id(one): [name for name, other in audits.by_cell.items() if other is one] for one in found}
     table = reading.table.group_by(["cell", "corpus", "alpha", "num_clients", "partition_seed"], use_threads=False)
@@ -140,7 +145,8 @@ def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
     chosen = [(conditions[names[id(one)][0]], one) for one in found]
     partitions: list[Partition] = []
     for told, one in chosen:
-        partition = _partition(told, one)
+        own = picked.filter(pc.is_in(picked["cell"], pa.array(names[id(one)])))
+        partition = _partition(told, one, own)
         if partition not in partitions:  # folders may share partitions
             partitions.append(partition)
     return {
@@ -150,60 +156,82 @@ def _audited(reading: Reading, audits: Audits) -> dict[str, Any]:
     }
 
 
-def _partition(told: Mapping[str, Any], one: Audit) -> Partition:
+def _partition(told: Mapping[str, Any], one: Audit, picked: pa.Table) -> Partition:
     title = (
         f"{told['corpus']}, α = {number(told['alpha'])}, {told['num_clients']} clients, partition seed "
         f"{told['partition_seed']}"
     )
-    groups = {ANY: one.partition, **one.protocols}
+    groups = {ANY: one.partition}
+    for protocol, findings in one.protocols.items():
+        observed = pc.mean(picked.filter(pc.equal(picked["protocol"], protocol))["average"]).as_py()
+        known = observed is not None and observed == observed
+        groups[protocol] = with_observed(findings, protocol, one.setting, observed) if known else findings
     return Partition(title, {name: findings for name, findings in groups.items() if findings})
 
 
 def _judge(
     asked: Sequence[claims.Claim], measured: pa.Table, when: str | None
-) -> tuple[list[claims.Verdict], list[str]]:
+) -> tuple[list[verdicts.Verdict], list[str]]:
     """The verdicts under the protocols at hand, and why there is none for some claim: the runs may not fit it."""
-    verdicts, problems = [], []
+    judged, problems = [], []
     known = measured["protocol"].unique().to_pylist()
     for claim in asked:
         try:
-            (verdict,) = claims.judge([claim], measured, when)
+            (verdict,) = verdicts.judge([claim], measured, when)
         except InputError as error:
             problems.append(f"The claim {claim.id} cannot be judged on these runs: {error}")
         else:
             matched = {name: outcome for name, outcome in verdict.matched.items() if name in known}
-            verdicts.append(verdict._replace(matched=matched))
-    return verdicts, problems
+            judged.append(verdict._replace(matched=matched))
+    return verdicts.adjusted(judged), problems
 
 
-def _judged(verdict: claims.Verdict) -> Judged:
+def _judged(verdict: verdicts.Verdict) -> Judged:
     reasons = [f"{told}: {outcome.verdict}; {outcome.reason}." for told, outcome in _outcomes(verdict)]
+    if verdict.by_round:
+        told = ", ".join(f"{answer} at round {at}" for at, answer in verdict.by_round.items())
+        reasons.append(f"by round, both {verdict.claim.matched[0]}: {told}.")
     return Judged(verdict.claim.id, verdict.verdict, verdict.claim.text, verdict.claim.source, reasons)
 
 
-def _outcomes(verdict: claims.Verdict) -> list[tuple[str, claims.Outcome]]:
+def _outcomes(verdict: verdicts.Verdict) -> list[tuple[str, verdicts.Outcome]]:
     """The comparisons of a claim by name."""
     published = f"as published: {' / '.join(verdict.mix.protocols)}"
     return [(published, verdict.mix), *((f"both {name}", outcome) for name, outcome in verdict.matched.items())]
 
 
-def _verdicts(judged: Sequence[claims.Verdict]) -> Table:
+def _verdicts(judged: Sequence[verdicts.Verdict]) -> Table:
+    outside = any(outcome.published_outside for verdict in judged for _, outcome in _outcomes(verdict))
     return Table(
         name="claims",
         caption="Claims on these runs: first as published, each side under its own protocol; then both sides under one "
         "protocol. a and b are the sides of a claim, published is the published a − b. Accuracies in %, gaps and "
         "differences in percentage points, with 95 % intervals.",
-        columns=["claim", "protocols", "verdict", "a − b", "published", "a", "b"],
-        numeric=[False, False, False, True, True, True, True],
+        columns=[
+            "claim",
+            "protocols",
+            "verdict",
+            f"a − b, ≥ {FLOOR} rows",
+            "p",
+            "p (Holm)",
+            "a − b",
+            "published",
+            *"ab",
+        ],
+        numeric=[False, False, False, *(True for _ in range(7))],
         rows=[_comparison(verdict.claim, *named) for verdict in judged for named in _outcomes(verdict)],
+        notes=["† The published difference lies outside our interval over all clients."] if outside else [],
     )
 
 
-def _comparison(claim: claims.Claim, protocols: str, outcome: claims.Outcome) -> list[str]:
-    a, b = (side.published.get(claim.measure) for side in (claim.a, claim.b))
-    published = tables.NONE if a is None or b is None else f"{100 * (a - b):+.1f}"
-    measured = tables.percent(outcome.difference, signed=True) if outcome.difference else tables.NONE
-    difference = "equal" if outcome.same else measured
+_P = ("p", "p (Holm)")
+
+
+def _comparison(claim: claims.Claim, protocols: str, outcome: verdicts.Outcome) -> list[str]:
+    published = tables.decimal(100 * outcome.published, "{:+.1f}") + "†" * outcome.published_outside
+    found = [each and tables.percent(each, signed=True) for each in (outcome.floored, outcome.difference)]
+    floored, difference = ("equal" if outcome.same else each or tables.NONE for each in found)
     sides = [tables.percent(side) if side else tables.NONE for side in (outcome.a, outcome.b)]
     verdict = outcome.verdict + (f" ({outcome.ended})" if outcome.ended else "")
-    return [claim.id, protocols, verdict, difference, published, *sides]
+    p_values = [tables.decimal(p, "{:.3f}") for p in (outcome.p, outcome.p_holm)]
+    return [claim.id, protocols, verdict, floored, *p_values, difference, published, *sides]

@@ -13,6 +13,7 @@ from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.storage.folder import CONFIG
 from fedjax_paradox.sweep.audits import Audit, audit, not_run
 
+ZERO_GAP = "gap-zero-by-construction"
 ANY = "any"  # the protocol of findings that hold under all of them
 
 
@@ -57,6 +58,12 @@ def _why(folder: Folder) -> str:
     if gone := next((file for file in files if not file.is_file()), None):
         return f": no such file: {gone}"
     return f" here, without the network; `fedjax-paradox audit {folder.path / CONFIG}` says more"
+
+
+def fixed(audits: Mapping[str, Audit]) -> dict[str, set[str]]:
+    """Cell -> protocols under which its partition alone makes all accuracies equal."""
+    codes = {name: _codes(one) for name, one in audits.items()}
+    return {name: {protocol for protocol, code in found if code == ZERO_GAP} for name, found in codes.items()}
 
 
 def train_rows(table: pa.Table) -> dict[str, np.ndarray]:

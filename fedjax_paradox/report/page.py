@@ -68,8 +68,7 @@ def markdown(content: Content) -> str:
             verdict = _list([f"{claim.name}: {claim.verdict}. {claim.text} ({claim.source})"])
             parts.append(f"{verdict}\n{_list(claim.reasons, indent='  ')}")
         parts.append(markup.markdown(content.verdicts))
-    optional = [content.variances] if content.variances else []
-    parts += ["## Accuracy", *map(markup.markdown, [*content.accuracy, *optional]), "## Figures"]
+    parts += ["## Accuracy", *map(markup.markdown, content.accuracy), "## Figures"]
     for picture in content.pictures:
         parts.append(f"![{markup.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{markup.plain(picture.caption)}")
     parts.append("## What was run")
@@ -90,5 +89,5 @@ def _list(lines: Sequence[str], prefix: str = "", indent: str = "") -> str:
 
 
 def _tables(content: Content) -> list[Table]:
-    optional = [table for table in (content.variances, content.verdicts, content.audit) if table is not None]
+    optional = [table for table in (content.verdicts, content.audit) if table is not None]
     return [*content.accuracy, *optional]

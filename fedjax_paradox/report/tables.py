@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from fedjax_paradox.analysis.runs import Known
-from fedjax_paradox.analysis.statistics import SETTING, Estimate, Shares, interval, possible, variance_shares
+from fedjax_paradox.analysis.statistics import SETTING, Estimate, interval, possible
 
 MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
 NONE = "–"  # where no client has an accuracy
@@ -33,8 +33,7 @@ class Row(NamedTuple):
     setting: dict[str, Any]  # the columns of SETTING
     estimates: dict[str, Estimate]  # measure -> mean and interval
     rounds: tuple[int, int]  # fewest and most rounds of its runs
-    identical: bool  # in every run all clients were scored on the same rows
-    gap: Shares  # what the gap's variance comes from
+    fixed: bool  # in every run the partition scores all clients alike
     diverged: int  # of its runs, those that stopped early and count with their last finite round
     numberless: int  # of these, those that have none
 
@@ -65,9 +64,8 @@ def _row(setting: dict, runs: Sequence[dict]) -> Row:
     rounds = [run["round"] for run in runs if run["round"]] or [0]
     first, diverged = (sum(0 < run["diverged"] <= most for run in runs) for most in (1, inf))
     estimates = {name: possible(interval(np.array([run[name] for run in runs]), seeds)) for name in MEASURES}
-    shares = variance_shares(np.array([run["gap"] for run in runs]), seeds)
-    identical = all(run["identical"] for run in runs)
-    return Row(setting, estimates, (min(rounds), max(rounds)), identical, shares, diverged, first)
+    fixed = all(run["fixed"] for run in runs)
+    return Row(setting, estimates, (min(rounds), max(rounds)), fixed, diverged, first)
 
 
 def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple[str, str]] = ()) -> Table:
@@ -79,7 +77,7 @@ def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple
     rows = sorted((row for row in rows if row.setting["protocol"] == protocol), key=_references_last)
     shown = _shown(rows)
     lines = [_accuracy_line(row, shown) for row in rows]
-    notes = [f"* {_CONSTRUCTION}"] if any(row.identical for row in rows) else []
+    notes = [f"* {_CONSTRUCTION}"] if any(row.fixed for row in rows) else []
     notes += [_DIVERGED] if any(row.diverged for row in rows) else []
     references = dict.fromkeys(row.setting["rule"] for row in rows if is_reference(row.setting))
     notes += [f"Lines to compare with, not federated: {', '.join(references)}."] if references else []
@@ -101,42 +99,11 @@ def _references_last(row: Row) -> bool:
     return is_reference(row.setting)
 
 
-def variances(rows: Sequence[Row]) -> Table | None:
-    """What the gap's variance comes from, of the settings where that can be told; None where it can nowhere."""
-    rows = [row for row in rows if not row.gap.reason]
-    shown = [*_shown(rows), "protocol"]
-    if not rows:
-        return None
-    return Table(
-        name="variance",
-        caption="Where the gap's variance comes from: its standard deviation between partitions and between training "
-        "seeds of one partition, in percentage points, and their shares of the variance.",
-        columns=[*(COLUMNS.get(name, name) for name in shown), "runs", *_SHARES],
-        numeric=[*(name in ("alpha", "num_clients") for name in shown), True, *(True for _ in _SHARES)],
-        rows=[_variance_line(row, shown) for row in rows],
-        notes=["An estimate below zero counts as 0."] if any(row.gap.clipped for row in rows) else [],
-    )
-
-
 def _stem(name: str) -> str:
     """Part of a file's name: letters, digits and hyphens, and a digest where they are not all that there is."""
     stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     plain_ = stem == name.lower().replace("_", "-") and "-" not in name and len(stem) <= 60
     return stem if plain_ else f"{stem[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
-
-
-_SHARES = ("partition SD", "training SD", "partition share, %", "training share, %")
-
-
-def _variance_line(row: Row, shown: Sequence[str]) -> list[str]:
-    partition, training, *shares = row.gap[:4]
-    deviations = [f"{100 * variance**0.5:.1f}" for variance in (partition, training)]
-    return [
-        *(number(row.setting[name]) for name in shown),
-        _runs(row),
-        *deviations,
-        *(f"{100 * s:.0f}" for s in shares),
-    ]
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:
@@ -153,7 +120,7 @@ def _accuracy_line(row: Row, shown: Sequence[str]) -> list[str]:
         *(number(row.setting[name]) for name in shown),
         _runs(row),
         str(high) if low == high else f"{low} to {high}",
-        *(percent(row.estimates[name]) + ("*" if row.identical and name == "gap" else "") for name in MEASURES),
+        *(percent(row.estimates[name]) + ("*" if row.fixed and name == "gap" else "") for name in MEASURES),
     ]
 
 
@@ -179,8 +146,8 @@ def runs(picked: pa.Table, when: str, known: Mapping[str, Known]) -> Table:
     lines = [
         [
             *(str(run[name]) for name in ("cell", "partition_seed", "seed", "round", "protocol")),
-            *(_decimal(100 * run[name], "{:.1f}") for name in percents),
-            *(_decimal(run[name], "{:.3f}") for name in plain),
+            *(decimal(100 * run[name], "{:.1f}") for name in percents),
+            *(decimal(run[name], "{:.3f}") for name in plain),
             str(run["worst_client"]) if run["clients"] else NONE,
             *([diverged(known[run["cell"]])] if ended else []),
         ]
@@ -214,7 +181,8 @@ def percent(estimate: Estimate, signed: bool = False) -> str:
     return f"{mean} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
 
 
-def _decimal(value: float, form: str) -> str:
+def decimal(value: float, form: str) -> str:
+    """The number in `form`, or NONE."""
     return NONE if np.isnan(value) else form.format(value)
 
 
