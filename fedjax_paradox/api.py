@@ -10,7 +10,7 @@ from fedjax_paradox.cachefiles import cache_folder
 from fedjax_paradox.config import Experiment, cells, content_hash, experiment_of
 from fedjax_paradox.config import load as load_file
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.storage.cells import flattened
+from fedjax_paradox.storage.cells import Entry, flattened
 from fedjax_paradox.storage.history import read
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class Results:
     @property
     def cells(self) -> "pd.DataFrame":
         """One row a cell: how it ended, and every setting in a column of its own."""
-        return flattened(self.opened.entries.values()).to_pandas()
+        unlisted = [Entry(cell.name, "", cell.model_dump_json(), "{}") for cell in self.opened.cells]  # by old versions
+        return flattened(self.opened.entries.values() or unlisted).to_pandas()
 
     def model(
         self, cell: str | None = None, round: int | None = None, client: int | None = None, *, own_code: bool = False
