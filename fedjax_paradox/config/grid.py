@@ -120,7 +120,7 @@ def _canonical(part: BaseModel, exclude: Any = None) -> str:
 
 def structure(cell: Cell) -> tuple[Hashable, ...]:
     """Cells with equal structure share one compiled program; everything else about them is data."""
-    shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.protocols)
+    shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.evaluate_every, cell.protocols)
     architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
     undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
     objective, numbers = parse_call(cell.local.objective)
@@ -130,13 +130,19 @@ def structure(cell: Cell) -> tuple[Hashable, ...]:
 
 
 def content_hash(experiment: Experiment) -> str:
-    """16 hex digits of the SHA-256 of all cells; name, lanes and checkpoints_kept stay out."""
-    lines = sorted(_canonical(cell, {"architecture": {"local"}}) for cell in cells(experiment))
+    """16 hex digits of the SHA-256 of all cells; name, lanes, checkpoints_kept and evaluate_every stay out."""
+    lines = sorted(_canonical(cell, {"architecture": {"local"}, "evaluate_every": True}) for cell in cells(experiment))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def identity(cell: Cell) -> dict[str, Any]:
     """The settings that decide a cell's numbers, for JSON: cells where they and the inputs are equal are one run, of
-    which one may be longer. Names, rounds and the places of files stay out."""
-    exclude: Any = {"name": True, "rounds": True, "corpus": {"files"}, "architecture": {"local", "weights"}}
+    which one may be longer. Names, rounds, those that are scored, and the places of files stay out."""
+    exclude: Any = {
+        "name": True,
+        "rounds": True,
+        "evaluate_every": True,
+        "corpus": {"files"},
+        "architecture": {"local", "weights"},
+    }
     return cell.model_dump(mode="json", exclude=exclude)

@@ -240,6 +240,8 @@ class Point(_Section):
     """Share of the clients that takes part in a round, at least one."""
     rounds: Amount = 50
     """Rounds of federated training."""
+    evaluate_every: Amount = 1
+    """Clients are scored after every so many rounds, and after the last."""
     partition: Partition = Partition()
     """Who holds what."""
     partition_seed: Seed = 42

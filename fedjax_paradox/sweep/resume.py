@@ -5,7 +5,7 @@ newest sound checkpoint, and cells that the experiment no longer has are kept.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.storage.history import History
 from fedjax_paradox.sweep.history import believed
 from fedjax_paradox.sweep.program import Program, own_code, part
+from fedjax_paradox.sweep.rounds import scored_rounds
 
 
 class Part(NamedTuple):
@@ -40,6 +41,7 @@ class Standing(NamedTuple):
     finished: int  # cells of the experiment that need no training
     history: History  # of the rounds that are believed
     ranks: dict[str, tuple[int, int]]  # cell -> (program, place in it)
+    reached: dict[str, int]  # cell -> rounds behind it
 
 
 def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -> Standing:
@@ -56,6 +58,7 @@ def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -
     for name, entry in wanted.items():
         if name in kept:
             raise InputError(_other(out, kept[name], entry))
+    _check_scored(out, stored, renamed, wanted)
     table = _renamed(results.read(out), renamed)
     _check_known(out, table, stored, renamed)
     states = checkpoint.restore(out / "checkpoints", list(names), out / folder.ASIDE)
@@ -66,7 +69,7 @@ def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -
         for number, program in enumerate(programs)
         for place, cell in enumerate((*program.cells, *(twin.cell for twin in program.twins)))
     }
-    standing = Standing(table, entries, [], 0, history.read(out), ranks)
+    standing = Standing(table, entries, [], 0, history.read(out), ranks, {})
     for program in programs:
         standing = _with_parts(out, standing, program, states)
     return standing._replace(
@@ -74,9 +77,23 @@ def look(out: Path, programs: Sequence[Program], retry_diverged: bool = False) -
     )
 
 
+def _check_scored(
+    out: Path, stored: Mapping[str, Entry], renamed: Mapping[str, str], wanted: Mapping[str, Entry]
+) -> None:
+    """What was not scored cannot be scored later, so that a folder keeps to its rounds."""
+    for old, new in renamed.items():
+        before, now = (json.loads(e.settings).get("evaluate_every", 1) for e in (stored[old], wanted[new]))
+        if before != now:
+            raise InputError(
+                f"--out {out} holds {new} scored after every {before} rounds, got evaluate_every={now}; keep to "
+                f"evaluate_every={before}, or choose another --out"
+            )
+
+
 def _believed_history(standing: Standing, programs: Sequence[Program], renamed: Mapping[str, str]) -> History:
-    pairs = standing.table.group_by(["cell", "round"]).aggregate([])
+    pairs = standing.table.group_by(["cell", "round"]).aggregate([])  # of cells that the experiment no longer has
     known = set(zip(pairs["cell"].to_pylist(), pairs["round"].to_pylist(), strict=True))
+    known |= {(cell, round_) for cell, done in standing.reached.items() for round_ in range(1, done + 1)}
     known |= {(entry.cell, entry.diverged_round) for entry in standing.entries.values()}
     alike = [
         [cell.name, *(twin.cell.name for twin in program.twins if twin.of == index)]
@@ -156,6 +173,7 @@ def _behind(names: Mapping[str, str], entries: Mapping[str, Entry], states: Mapp
 def _with_parts(out: Path, standing: Standing, program: Program, states: Mapping[str, checkpoint.Stored]) -> Standing:
     """Groups a program's cells by the rounds behind them, and keeps their rows of those rounds alone."""
     table, entries, finished = standing.table, dict(standing.entries), standing.finished
+    reached = dict(standing.reached)
     groups: dict[int, list[int]] = {}
     behind = []
     for index, cell in enumerate(program.cells):
@@ -164,15 +182,18 @@ def _with_parts(out: Path, standing: Standing, program: Program, states: Mapping
         found = _behind(names, entries, states)
         behind.append(found)
         entries |= {name: _with_end(entries[name], found.ended) for name in names.values()}
-        table = _with_copies(_believed(table, found), found.leader, [cell, *(twin.cell for twin in twins)])
-        _check_complete(out, table, cell, found.done)
+        rounds = scored_rounds(cell, found.done, found.ended is not None)
+        table = _with_copies(_believed(table, found, rounds), found.leader, [cell, *(twin.cell for twin in twins)])
+        _check_complete(out, table, cell, rounds)
+        reached |= dict.fromkeys(names.values(), found.done)
         if found.ended or found.done >= cell.rounds:
             finished += len(names)
         else:
             groups.setdefault(found.done, []).append(index)
     states_ = [found.stored for found in behind]
     parts = [_part(program, chosen, done, states_) for done, chosen in sorted(groups.items(), reverse=True)]
-    return standing._replace(table=table, entries=entries, parts=[*standing.parts, *parts], finished=finished)
+    parts = [*standing.parts, *parts]
+    return standing._replace(table=table, entries=entries, parts=parts, finished=finished, reached=reached)
 
 
 def _part(program: Program, chosen: Sequence[int], done: int, best: Sequence[checkpoint.Stored | None]) -> Part:
@@ -192,10 +213,12 @@ def _part(program: Program, chosen: Sequence[int], done: int, best: Sequence[che
     return Part(smaller, done, (globals_, tuple(restored)))
 
 
-def _believed(table: pa.Table, found: _Behind) -> pa.Table:
-    """Without what a cell stored after the round that its checkpoint holds; it is computed again."""
-    late = (table["cell"].to_numpy() == found.leader) & (table["round"].to_numpy() > found.done)
-    return table.filter(pa.array(~late)) if late.any() else table
+def _believed(table: pa.Table, found: _Behind, rounds: Collection[int]) -> pa.Table:
+    """Without what a cell stored after the round that its checkpoint holds, which is computed again, and without the
+    last round of a shorter run, where it would not have been scored within a longer one."""
+    held = table["round"].to_numpy()
+    other = (table["cell"].to_numpy() == found.leader) & ~np.isin(held, np.array(sorted(rounds), held.dtype))
+    return table.filter(pa.array(~other)) if other.any() else table
 
 
 def _with_copies(table: pa.Table, leader: str, cells_: Sequence[Cell]) -> pa.Table:
@@ -214,18 +237,18 @@ def facts(cell: Cell) -> dict[str, object]:
     return {"cell": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
-def _check_complete(out: Path, table: pa.Table, cell: Cell, done: int) -> None:
-    """Every (round, protocol, client) of the rounds behind a cell stands there exactly once."""
+def _check_complete(out: Path, table: pa.Table, cell: Cell, rounds: Collection[int]) -> None:
+    """Every (round, protocol, client) of the rounds after which a cell was scored stands there exactly once."""
     rows = table.filter(pa.array(table["cell"].to_numpy() == cell.name))
     found = rows.group_by(["round", "protocol", "client"]).aggregate([([], "count_all")])
-    wanted = {(r, p, c) for r in range(1, done + 1) for p in cell.protocols for c in range(cell.num_clients)}
+    wanted = {(r, p, c) for r in rounds for p in cell.protocols for c in range(cell.num_clients)}
     held = set(zip(*(found[name].to_pylist() for name in ("round", "protocol", "client")), strict=True))
     if held == wanted and rows.num_rows == len(wanted):
         return
     round_ = min((key[0] for key in wanted - held), default=None)
     problem = f"lacks round {round_}" if round_ is not None else "holds rows more than once or of no client"
     raise InputError(
-        f"{out / results.FILE} {problem} of cell {cell.name}, whose checkpoint holds round {done}; restore the file "
+        f"{out / results.FILE} {problem} of cell {cell.name}, whose checkpoint is of a later one; restore the file "
         f"from a copy, or remove {out} to start again"
     )
 

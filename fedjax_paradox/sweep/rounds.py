@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_paradox.config import Cell
 from fedjax_paradox.evaluation.protocols import Counts, Protocol, View
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
@@ -49,6 +50,12 @@ def plan_round(
     lanes = schedule.lane_of([len(job.steps) for job in jobs], num_lanes)
     devices.flat[[job.slot for job in jobs]] = lanes * program.engine.devices // num_lanes
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
+
+
+def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:
+    """The rounds up to `done` after which a cell's clients are scored; ended: it diverged, and has no more."""
+    every = set(range(cell.evaluate_every, done + 1, cell.evaluate_every))
+    return every | ({done} if done and (ended or done >= cell.rounds) else set())
 
 
 class Batches(NamedTuple):

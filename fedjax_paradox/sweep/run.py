@@ -13,7 +13,7 @@ from fedjax_paradox.config import Cell, Experiment, content_hash, to_yaml
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.trainer import Round
-from fedjax_paradox.federated.types import Outcome
+from fedjax_paradox.federated.types import Outcome, Tree
 from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.provenance import surroundings
 from fedjax_paradox.sweep.history import Went, recorded
@@ -21,7 +21,16 @@ from fedjax_paradox.sweep.hosts import is_writer, written_by_one
 from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
-from fedjax_paradox.sweep.rounds import by_length, measure, plan_round, predict, train_batches, with_start_loss
+from fedjax_paradox.sweep.rounds import (
+    Batches,
+    by_length,
+    measure,
+    plan_round,
+    predict,
+    scored_rounds,
+    train_batches,
+    with_start_loss,
+)
 
 
 class Started(NamedTuple):
@@ -40,7 +49,7 @@ class Trained(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The round is stored; `table` holds its rows."""
+    """The round is stored; `table` holds its rows, if clients were scored after it."""
 
     program: int
     round: int
@@ -168,11 +177,10 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
                 notify(Diverged(number, round_, cells_[index].name, client))
             lap("aggregation")
             going = [index for index in range(len(cells_)) if index not in stopped]
-            models = globals_ if engine.serve is None or not going else engine.serve(globals_, states)
-            predicted = predict(program, models, frozen, batches) if going else None
-            table = _table(program, round_, predicted, going)
+            ended = [index for index in stopped if index not in before]
+            table, late = _scores(program, round_, (globals_, states, frozen), batches, going=going, ended=ended)
             phases = dict(lap("prediction"))
-            standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table]), standing.ranks))
+            standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table, late]), standing.ranks))
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
             went = Went(round_, participants, outcome, phases, _visited(jobs), waste)
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
@@ -270,15 +278,38 @@ def _stopwatch() -> Callable[[str], dict[str, float]]:
     return lap
 
 
-def _table(program: Program, round_: int, predicted: np.ndarray | None, going: Sequence[int]) -> pa.Table:
-    """The rows of the cells that go on, and of their twins; predicted: i32[M, rows], of P or P K models."""
+def _scores(
+    program: Program,
+    round_: int,
+    models: tuple[Tree, tuple[Tree, ...], Tree],
+    batches: Sequence[Batches],
+    *,
+    going: Sequence[int],
+    ended: Sequence[int],
+) -> tuple[pa.Table, pa.Table]:
+    """Rows of this round for the cells that go on, and of the round before for those that it has ended: they keep the
+    leaves of their last finite round, which may not have been scored.
+
+    Args:
+      models: globals, rule states, frozen leaves.
+    """
+    globals_, states, frozen = models
+    every = program.engine.serve
+    scored = going if round_ in scored_rounds(program.cells[0], round_) else []
+    late = [index for index in ended if round_ - 1 not in scored_rounds(program.cells[index], round_ - 1)]
+    if not scored and not late:
+        return results.SCHEMA.empty_table(), results.SCHEMA.empty_table()
+    predicted = predict(program, globals_ if every is None else every(globals_, states), frozen, batches)
+    return _table(program, round_, predicted, scored), _table(program, round_ - 1, predicted, late)
+
+
+def _table(program: Program, round_: int, predicted: np.ndarray, scored: Sequence[int]) -> pa.Table:
+    """The rows of some cells, and of their twins; predicted: i32[M, rows], of P or P K models."""
     tables = [results.SCHEMA.empty_table()]
-    if predicted is None:
-        return tables[0]
     classes = predicted
     if program.engine.serve is not None:
         classes = predicted.reshape(len(program.cells), -1, predicted.shape[1])
-    for index in going:
+    for index in scored if round_ else ():
         alike: list[Cell] = [program.cells[index], *(twin.cell for twin in program.twins if twin.of == index)]
         counts = measure(program, index, classes[index])
         train_rows = program.clients[index].class_counts.sum(axis=1)

@@ -131,6 +131,8 @@ def standing(found: Standing) -> str:
 
 def headline(table: pa.Table) -> str:
     """One round in a few words: mean and worst accuracy over its cells, first protocol."""
+    if not len(table):
+        return "not scored"
     protocol = table["protocol"][0].as_py()
     spreads = [spread for (_, _, name), spread in summaries(table) if name == protocol]
     mean = average([spread.average for spread in spreads])
