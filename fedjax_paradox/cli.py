@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,6 +28,12 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 MISTAKE, DIVERGED, STOPPED = 2, 3, 130
 
 log = logging.getLogger(__name__)
+
+
+class Tracker(StrEnum):
+    """Where curves of a run can be looked at."""
+
+    TENSORBOARD = "tensorboard"
 
 
 def main() -> None:
@@ -103,19 +111,23 @@ def run(
     num_processes: Annotated[int | None, typer.Option(help="With --coordinator: how many processes.")] = None,
     process_id: Annotated[int | None, typer.Option(help="With --coordinator: which of them, from 0.")] = None,
     retry_diverged: Annotated[bool, typer.Option("--retry-diverged", help="Train diverged cells again.")] = False,
+    track: Annotated[Tracker | None, typer.Option(help="Write curves for it, below the output folder.")] = None,
 ) -> None:
     """Run an experiment; the same command again goes on where it stopped."""
     experiment = load(config, overrides or [])
     # JAX takes seconds to import, and a mistake in the config should not wait for it.
     import jax
 
+    from fedjax_paradox import tracking
     from fedjax_paradox.sweep import hosts
     from fedjax_paradox.sweep.plan import plan
     from fedjax_paradox.sweep.program import prepare
-    from fedjax_paradox.sweep.run import begin, train
+    from fedjax_paradox.sweep.run import Event, begin, train
     from fedjax_paradox.terminal import display
     from fedjax_paradox.terminal.runlog import logged
 
+    if track:
+        tracking.check()
     cache = cache_folder()
     if _writable(cache):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
@@ -140,9 +152,15 @@ def run(
             console.print(f"{printable(str(out))}: {already}", markup=False)
         planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
         left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
-        with display.progress(console, study.programs, left, log) as notify:
+        watch = tracking.tensorboard(out) if track and hosts.is_writer() else nullcontext(lambda event: None)  # noqa: ARG005
+        with display.progress(console, study.programs, left, log) as notify, watch as curves:
+
+            def both(event: Event) -> None:
+                notify(event)
+                curves(event)
+
             try:
-                ended = train(study, notify)
+                ended = train(study, both)
             except KeyboardInterrupt as stopped:
                 log(told := display.stopped(out))
                 console.print(told, markup=False)

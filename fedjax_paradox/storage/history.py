@@ -56,6 +56,11 @@ class History(NamedTuple):
         return History(function(self.rounds), function(self.participants))
 
 
+def of_round(rounds: pa.Table, cells: Sequence[str], round_: int) -> pa.Table:
+    """The rows of some cells and one round."""
+    return rounds.filter(pc.and_(pc.is_in(rounds["cell"], pa.array(cells)), pc.equal(rounds["round"], round_)))
+
+
 def read(folder: Path) -> History:
     """The folder's tables, empty where there are none, as in folders of earlier versions.
 

@@ -57,6 +57,7 @@ class Finished(NamedTuple):
     seconds: float
     phases: dict[str, float]  # seconds of schedule, training, aggregation, prediction, checkpoint
     waste: float  # share of the computed steps that trained nothing
+    history: pa.Table  # its rows of rounds.parquet
 
 
 class Diverged(NamedTuple):
@@ -190,7 +191,8 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             standing = _with_history(standing, program, went._replace(phases=phases), before)
             if not going:
                 break
-            notify(Finished(number, round_, table, sum(phases.values()), phases, waste))
+            trained = history.of_round(standing.history.rounds, [cell.name for cell in cells_], round_)
+            notify(Finished(number, round_, table, sum(phases.values()), phases, waste, trained))
     if is_writer():
         history.write(out, standing.history)  # with the time of the last checkpoint
     return standing
