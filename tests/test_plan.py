@@ -4,12 +4,17 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import toy
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.storage import history
 from fedjax_paradox.sweep import plan
+from fedjax_paradox.sweep.rounds import plan_round
+from fedjax_paradox.sweep.run import run
+from fedjax_paradox.terminal import display
 
 STUDY = ("grid.seed=[1, 2]", "rounds=1", "num_clients=3")
 
@@ -110,3 +115,18 @@ def test_room_for_every_client_only_where_a_rule_asks_for_it(study, tmp_path, mo
 def test_the_memory_of_this_machine():
     kib = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
     assert plan.device_memory() == pytest.approx(1024 * kib / jax.local_device_count(), rel=0.01)
+
+
+def test_padding_is_told_and_stored(tmp_path, monkeypatch):
+    """Against a count row by row."""
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment, (program,) = toy.study(toy.write(tmp_path), "model=bag", "rounds=1")
+    cost = plan.plan(experiment, program)
+    jobs, _ = plan_round(program, 1)
+    tokens = program.corpus.train_tokens
+    filled = [np.count_nonzero(tokens[row]) for job in jobs for row in job.steps.ravel() if row >= 0]
+    assert cost.padding == pytest.approx(1 - np.mean(filled) / tokens.shape[1])
+    assert 0 < cost.padding < 1
+    run(experiment, [program], tmp_path / "out", lambda event: None)  # noqa: ARG005
+    assert history.read(tmp_path / "out").rounds["padding"].to_pylist() == [pytest.approx(cost.padding)]
+    assert f"{cost.padding:.0%} of their token places padding" in display.plans([program], [cost])

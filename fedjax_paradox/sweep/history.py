@@ -20,6 +20,7 @@ class Went(NamedTuple):
     phases: Mapping[str, float]  # seconds, of those that have ended
     rows: int  # trained
     waste: float
+    padding: float  # share of token places, as in `rounds.padding`
 
 
 def recorded(history: History, program: Program, went: Went, stopped: Collection[int]) -> History:
@@ -47,7 +48,12 @@ _TIMES = ("seconds", *(f"{phase}_seconds" for phase in PHASES))
 def _times(went: Went, cells_: int) -> dict[str, float]:
     seconds = {f"{phase}_seconds": went.phases.get(phase, np.nan) / cells_ for phase in PHASES}
     rate = went.rows / max(went.phases["training"], 1e-9)
-    return seconds | {"seconds": sum(seconds.values()), "rows_per_second": rate, "waste": went.waste}
+    return seconds | {
+        "seconds": sum(seconds.values()),
+        "rows_per_second": rate,
+        "waste": went.waste,
+        "padding": went.padding,
+    }
 
 
 def _round(round_: int, updates: Sequence[dict], own: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -52,6 +52,14 @@ def plan_round(
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
+def padding(program: Program, jobs: Sequence[schedule.Job]) -> float:
+    """Share of the token places that the jobs' rows have, in which there is no token."""
+    tokens = program.corpus.train_tokens
+    rows = np.concatenate([job.steps[job.steps >= 0] for job in jobs]) if jobs else np.zeros(0, np.int64)
+    times = np.bincount(rows, minlength=len(tokens))
+    return 1.0 - float(times @ np.count_nonzero(tokens, axis=1)) / max(len(rows) * tokens.shape[1], 1)
+
+
 def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:
     """The rounds up to `done` after which a cell's clients are scored; ended: it diverged, and has no more."""
     every = set(range(cell.evaluate_every, done + 1, cell.evaluate_every))

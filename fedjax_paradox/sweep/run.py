@@ -25,6 +25,7 @@ from fedjax_paradox.sweep.rounds import (
     Batches,
     by_length,
     measure,
+    padding,
     plan_round,
     predict,
     scored_rounds,
@@ -183,7 +184,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table, late]), standing.ranks))
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
-            went = Went(round_, participants, outcome, phases, _visited(jobs), waste)
+            went = Went(round_, participants, outcome, phases, _visited(jobs), waste, padding(program, jobs))
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
                 _write(out, _with_history(standing, program, went, before))
             checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))

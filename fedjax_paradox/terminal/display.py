@@ -39,7 +39,7 @@ def _plan(program: Program, cost: Plan) -> str:
         f"{cells}, {first.model} on {corpus.name} ({len(corpus.train_labels):,} train and "
         f"{len(corpus.test_labels):,} test rows), {first.rounds} rounds",
         f"a round: {cost.jobs} jobs, {cost.steps:,} steps of {first.local.batch_size} rows on {lanes}, "
-        f"{cost.waste:.1%} of the computed steps wasted",
+        f"{cost.waste:.1%} of the computed steps wasted, {cost.padding:.0%} of their token places padding",
         f"memory, estimated: {fixed + cost.lanes * lane:.2f} GiB = {fixed:.2f} + {lane:.2f} a lane",
         "shared by the cells: one compiled program, tokens"
         + (", frozen weights" if "weights" in program.inputs else ""),
