@@ -19,6 +19,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
 from fedjax_paradox.report import drawing, figures, markup, tables
 from fedjax_paradox.report.content import gather
+from fedjax_paradox.report.findings import audit_folders, fixed
 from fedjax_paradox.report.tables import REFERENCES, Table
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
@@ -476,6 +477,31 @@ def test_a_gap_that_is_zero_by_construction_is_marked(content):
     assert not any("*" in line[-1] for line in matched.rows)
 
 
+def test_what_the_partition_fixes_is_found_in_the_numbers_of_rows_too(full, place):
+    """Where the corpus is gone, as where it is there; what was right does not matter, all being wrong included."""
+    reading = read_folders([full])
+    audited = fixed(reading, audit_folders(reading, place / "cache").by_cell)
+    alike = {cell: names - {"label_matched"} for cell, names in audited.items()}
+    assert {frozenset(names) for names in alike.values()} == {
+        frozenset({"global"}),
+        frozenset({"global", "label_filtered"}),
+    }
+    assert fixed(reading, {}) == alike
+    wrong = reading.table.set_column(
+        reading.table.schema.get_field_index("correct"), "correct", pa.array(np.zeros(reading.table.num_rows))
+    )
+    assert fixed(reading._replace(table=wrong), {}) == alike
+
+
+@pytest.mark.parametrize("rule", ["local_only", "nobody:knows", "of_another_version"])
+def test_nothing_is_fixed_where_clients_may_have_models_of_their_own(full, place, rule):
+    reading = read_folders([full])
+    audits = audit_folders(reading, place / "cache").by_cell
+    (folder,) = reading.folders
+    cells = [cell.model_copy(update={"rule": rule}) for cell in folder.cells]
+    assert fixed(reading._replace(folders=[folder._replace(cells=cells)]), audits) == {}
+
+
 def test_one_partition_gives_a_point_and_the_reason_for_no_interval(place, tmp_path):
     content = gather([small(place, tmp_path / "one")], None, place / "cache")
     table = content.accuracy[0]
@@ -563,6 +589,21 @@ def test_samples_that_vary_with_the_partition_are_no_corpora_of_their_own(place,
         table = gather([run], None, tmp_path / "cache").accuracy[0]
         assert len(table.rows) == corpora
         assert all("[" in row[-1] for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ([PARTITIONS], "partitions and training seeds, and the sample of rows, of which every partition has its own"),
+        (["grid.partition_seed,seed=[[1, 1], [2, 2]]"], "partitions and training seeds, not the sample of rows"),
+        (["grid.partition_seed=[1, 2]"], "partitions, not training seeds (seed is 42 for all), not the sample of rows"),
+        (["grid.partition_seed=[1, 2]", "corpus.train_rows=null"], "seed is 42 for all); the corpus is taken whole"),
+    ],
+)
+def test_what_intervals_cover_is_told(place, tmp_path, axes, told):
+    rows = [] if "corpus.train_rows=null" in axes else ["corpus.train_rows=1000"]
+    (line,) = read_folders([small(place, tmp_path / "run", *rows, *axes)]).covered
+    assert told in line
 
 
 def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):

@@ -104,7 +104,7 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     reading = read_folders(paths)
     table = labelled(reading)
     audits = audit_folders(reading, cache_folder)
-    measured = measures(table, reading.known, fixed(audits.by_cell))
+    measured = measures(table, reading.known, fixed(reading, audits.by_cell))
     picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
     same = same_runs(reading)
