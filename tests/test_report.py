@@ -19,6 +19,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
 from fedjax_paradox.report import drawing, figures, markup, tables
 from fedjax_paradox.report.content import gather
+from fedjax_paradox.report.findings import audit_folders, fixed
 from fedjax_paradox.report.tables import REFERENCES, Table
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
@@ -444,25 +445,31 @@ def test_a_folder_that_is_not_there_is_an_input_error(tmp_path):
 
 def test_the_numbers_are_those_of_summarise(full, content):
     """Tables against a sum over rows that shares no code with `statistics`; equal to the last digit shown."""
-    wanted: dict[tuple, list] = {}
     rows = results.read(full).to_pylist()
     last = max(row["round"] for row in rows)
-    cells: dict[tuple, list] = {}
+    runs: dict[tuple, list] = {}
     for row in rows:
         if row["round"] == last and row["train_rows"] > 0:
             key = (row["protocol"], row["model"], row["rule"], row["alpha"], row["partition_seed"])
-            cells.setdefault(key, []).append((row["correct"], row["total"]))
-    for key, pairs in cells.items():
-        wanted.setdefault(key[:-1], []).append(summarise(*np.array(pairs).T))
+            runs.setdefault(key, []).append((row["correct"], row["total"], row["train_rows"]))
+    wanted: dict[tuple, list] = {}
+    for key, clients in runs.items():
+        correct, total, trained = np.array(clients).T
+        large = np.minimum(total, trained) >= 30
+        every, floored = summarise(correct, total), summarise(correct[large], total[large])
+        wanted.setdefault(key[:-1], []).append((every.average, every.worst, floored.gap, every.gap))
     shown = {}
     for table in content.accuracy:
         protocol = table.caption.split(" under ")[1].split(" after ")[0]
         for line in table.rows:
             told = dict(zip(table.columns, line, strict=True))
-            numbers = [told[name].split(" ")[0].rstrip("*") for name in ("avg", "worst", "gap")]
+            numbers = [told[name].split(" ")[0].rstrip("*") for name in tables.MEASURES.values()]
             shown[protocol, told["model"], told["rule"], float(told["α"])] = (told["runs"], *numbers)
     expected = {
-        key: (str(len(found)), *(f"{100 * np.mean([getattr(s, n) for s in found]):.1f}" for n in tables.MEASURES))
+        key: (
+            str(len(found)),
+            *(f"{100 * mean:.1f}" if mean == mean else tables.NONE for mean in np.mean(found, axis=0)),
+        )
         for key, found in wanted.items()
     }
     assert shown == expected
@@ -474,6 +481,31 @@ def test_a_gap_that_is_zero_by_construction_is_marked(content):
     assert "whatever the model" in table.notes[0]
     matched = next(table for table in content.accuracy if table.name == "accuracy-label-matched")
     assert not any("*" in line[-1] for line in matched.rows)
+
+
+def test_what_the_partition_fixes_is_found_in_the_numbers_of_rows_too(full, place):
+    """Where the corpus is gone, as where it is there; what was right does not matter, all being wrong included."""
+    reading = read_folders([full])
+    audited = fixed(reading, audit_folders(reading, place / "cache").by_cell)
+    alike = {cell: names - {"label_matched"} for cell, names in audited.items()}
+    assert {frozenset(names) for names in alike.values()} == {
+        frozenset({"global"}),
+        frozenset({"global", "label_filtered"}),
+    }
+    assert fixed(reading, {}) == alike
+    wrong = reading.table.set_column(
+        reading.table.schema.get_field_index("correct"), "correct", pa.array(np.zeros(reading.table.num_rows))
+    )
+    assert fixed(reading._replace(table=wrong), {}) == alike
+
+
+@pytest.mark.parametrize("rule", ["local_only", "nobody:knows", "of_another_version"])
+def test_nothing_is_fixed_where_clients_may_have_models_of_their_own(full, place, rule):
+    reading = read_folders([full])
+    audits = audit_folders(reading, place / "cache").by_cell
+    (folder,) = reading.folders
+    cells = [cell.model_copy(update={"rule": rule}) for cell in folder.cells]
+    assert fixed(reading._replace(folders=[folder._replace(cells=cells)]), audits) == {}
 
 
 def test_one_partition_gives_a_point_and_the_reason_for_no_interval(place, tmp_path):
@@ -565,6 +597,21 @@ def test_samples_that_vary_with_the_partition_are_no_corpora_of_their_own(place,
         assert all("[" in row[-1] for row in table.rows)
 
 
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ([PARTITIONS], "partitions and training seeds, and the sample of rows, of which every partition has its own"),
+        (["grid.partition_seed,seed=[[1, 1], [2, 2]]"], "partitions and training seeds, not the sample of rows"),
+        (["grid.partition_seed=[1, 2]"], "partitions, not training seeds (seed is 42 for all), not the sample of rows"),
+        (["grid.partition_seed=[1, 2]", "corpus.train_rows=null"], "seed is 42 for all); the corpus is taken whole"),
+    ],
+)
+def test_what_intervals_cover_is_told(place, tmp_path, axes, told):
+    rows = [] if "corpus.train_rows=null" in axes else ["corpus.train_rows=1000"]
+    (line,) = read_folders([small(place, tmp_path / "run", *rows, *axes)]).covered
+    assert told in line
+
+
 def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):
     rules = "grid.rule=[centralised, fedavg, local_only, uniform]"
     run = small(place, tmp_path / "run", rules, PARTITIONS)
@@ -575,7 +622,8 @@ def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):
     assert "Lines to compare with, not federated: centralised, local_only." in table.notes
     assert "centralised" not in pictures["rules-worst"].alt
     axis = pictures["rules-worst"].figure.axes[0]
-    means = [float(row[-2].partition(" ")[0]) for row in table.rows if row[place_of_rule] in REFERENCES]
+    worst = list(table.columns).index("worst")
+    means = [float(row[worst].partition(" ")[0]) for row in table.rows if row[place_of_rule] in REFERENCES]
     assert sorted(line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--") == pytest.approx(
         sorted(means),
         abs=0.05,  # as printed

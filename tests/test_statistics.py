@@ -6,7 +6,18 @@ import pytest
 from scipy import stats
 
 from fedjax_paradox.analysis.runs import MEASURES, RUN, Known, measures, pick
-from fedjax_paradox.analysis.statistics import BOOTSTRAP_FROM, Unmatched, holm, interval, paired, possible, sign_flip
+from fedjax_paradox.analysis.statistics import (
+    FEWEST,
+    Unmatched,
+    by_side,
+    contrast,
+    holm,
+    interval,
+    is_same,
+    match,
+    possible,
+    sign_flip,
+)
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import results
 
@@ -64,11 +75,13 @@ def test_what_the_audit_says_is_fixed_and_nothing_else():
 
 
 def test_clients_of_few_rows_are_left_out_of_the_floored_measures():
-    """Of 50, 29, 30 and 0 train rows: accuracies 3/4, 0 and 1/2 count with all, 3/4 and 1/2 above the floor."""
-    row = measures(table([50, 29, 30, 0], {"global": ([3, 0, 2, 4], [4, 4, 4, 4])})).to_pylist()[0]
-    assert (row["average"], row["worst"], row["worst_client"]) == (pytest.approx(1.25 / 3), 0.0, 1)
+    """Of 50, 29, 30, 0 and 50 train rows, the last scored on 29: accuracies 3/4, 0, 1/2 and 1/4 count with all, 3/4 and
+    1/2 above the floor."""
+    counts = {"holdout": ([30, 0, 15, 40, 7.25], [40, 40, 30, 40, 29])}
+    row = measures(table([50, 29, 30, 0, 50], counts)).to_pylist()[0]
+    assert (row["average"], row["worst"], row["worst_client"]) == (pytest.approx(1.5 / 4), 0.0, 1)
     assert (row["floored_average"], row["floored_worst"], row["floored_gap"]) == (0.625, 0.5, 0.125)
-    assert row["small"] == 1
+    assert row["small"] == 2
     none = measures(table([5, 5], {"global": ([1, 2], [4, 4])})).to_pylist()[0]
     assert np.isnan(none["floored_gap"])
     assert none["small"] == 2
@@ -132,43 +145,69 @@ def test_few_partitions_get_the_t_interval_of_their_means(seeds):
     got = interval(values.ravel(), np.repeat(np.arange(5), seeds))
     expected = stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.95)
     assert (got.low, got.high) == pytest.approx(tuple(expected), rel=1e-9)  # the same float64 formula
-    assert (got.mean, got.runs, got.partitions) == (pytest.approx(values.mean()), 5 * seeds, 5)
+    assert (got.value, got.runs, got.partitions) == (pytest.approx(values.mean()), 5 * seeds, 5)
     assert (got.method, got.reason) == ("t", "")
 
 
 def test_a_partition_counts_once_however_many_seeds_it_has():
-    assert interval(np.array([0.0, 0, 0, 1]), np.array([1, 1, 1, 2])).mean == 0.5
+    assert interval(np.array([0.0, 0, 0, 1]), np.array([1, 1, 1, 2])).value == 0.5
 
 
-def test_bootstrap_against_a_plain_loop():
-    rng = np.random.default_rng(1)
-    groups = [rng.gamma(2, size=rng.integers(1, 4)) for _ in range(10)]
-    got = interval(np.concatenate(groups), np.repeat(np.arange(10), [len(group) for group in groups]))
-    means = np.array([group.mean() for group in groups])
-    ratios = []
-    for _ in range(4000):
-        drawn = [groups[k] for k in rng.integers(10, size=10)]
-        again = np.array([rng.choice(group, len(group)).mean() for group in drawn])
-        ratios.append((again.mean() - means.mean()) / stats.sem(again))
-    high, low = means.mean() - stats.sem(means) * np.quantile(ratios, [0.025, 0.975])
-    # Quantiles of 4,000 and 9,999 ratios: standard errors of about 0.06 and 0.04 in a tail where the density of
-    # the ratio is 0.04 or more; 0.3 is four of them.
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.3 * stats.sem(means))
-    assert got.method == "bootstrap-t"
+@pytest.mark.parametrize("partitions", [6, 9, 14])
+def test_the_interval_is_all_that_the_exact_signed_rank_test_accepts(partitions):
+    values = np.random.default_rng(partitions).gamma(2, size=partitions)
+    got = interval(values, np.arange(partitions))
+    inside, outside = 1e-6, -1e-6
+    for end, sign in ((got.low, 1), (got.high, -1)):
+        p = [stats.wilcoxon(values - end - sign * step, method="exact").pvalue for step in (inside, outside)]
+        assert p[0] > 0.05 >= p[1]
+    averages = [(x + y) / 2 for i, x in enumerate(values) for y in values[i:]]
+    assert got.value == pytest.approx(np.median(averages), abs=1e-11)  # partition means are rounded to 12 decimals
+    assert (got.mean, got.method) == (pytest.approx(values.mean()), "signed-rank")
 
 
-@pytest.mark.parametrize("partitions", [3, 5, 10, 20])
-def test_coverage(partitions):
-    """Normal effects of both sources; the percentile bootstrap would cover 81, 87, 92 and 94 % here."""
-    rng, hits, simulations = np.random.default_rng(partitions), 0, 1000
-    clusters = np.repeat(np.arange(partitions), 2)
-    for _ in range(simulations):
-        values = rng.normal(size=(partitions, 1)) + 0.7 * rng.normal(size=(partitions, 2))
-        got = interval(values.ravel(), clusters, resamples=399)
+def drawn(kind, random, size):
+    """Values over partitions and the seeds within them, [..., partitions, 2]."""
+    effects = {
+        "normal": random.normal(size=(*size, 1)),
+        "lognormal": random.lognormal(0, 0.6, size=(*size, 1)),
+        # A gap where one partition in five has an all-wrong client.
+        "all wrong": np.where(random.random((*size, 1)) < 0.2, 0.85, 0.2 + 0.05 * random.normal(size=(*size, 1))),
+    }
+    spread = 0.01 if kind == "all wrong" else 0.5
+    return effects[kind] + spread * random.normal(size=(*size, 2))
+
+
+@pytest.mark.parametrize("kind", ["normal", "lognormal", "all wrong"])
+@pytest.mark.parametrize("partitions", [6, 8, 12, 20])
+def test_coverage(kind, partitions):
+    """Of the typical partition. Measured: 94 to 97 %; three standard errors of 95 % in 1,000 simulations are 2.1
+    points, and the exact level of a signed-rank interval of few partitions lies above 95 %."""
+    random = np.random.default_rng(partitions)
+    pairs = drawn(kind, random, (200_000, 2)).mean(axis=-1)
+    typical = np.median(pairs.mean(axis=1))
+    clusters, hits = np.repeat(np.arange(partitions), 2), 0
+    for values in drawn(kind, random, (1_000, partitions)):
+        got = interval(values.ravel(), clusters)
+        hits += got.low <= typical <= got.high
+    assert 0.95 - 0.021 < hits / 1_000 < 0.97 + 0.021
+
+
+@pytest.mark.parametrize("partitions", [3, 5])
+def test_coverage_of_few_normal_partitions(partitions):
+    random, hits = np.random.default_rng(partitions), 0
+    for values in drawn("normal", random, (1_000, partitions)):
+        got = interval(values.ravel(), np.repeat(np.arange(partitions), 2))
         hits += got.low <= 0 <= got.high
-    # Three standard errors of a share of 95 % in 1,000; one point more below for the bootstrap (see `interval`).
-    below = 0.021 + (0.01 if partitions >= BOOTSTRAP_FROM else 0)
-    assert 0.95 - below < hits / simulations < 0.95 + 0.021
+    assert 0.95 - 0.021 < hits / 1_000 < 0.95 + 0.021  # three standard errors
+
+
+def test_a_mean_that_rare_partitions_make_is_not_what_is_covered():
+    """Measured: 76 % of samples. Whoever wants that mean needs more than an interval: see `remarks.skewed`."""
+    random = np.random.default_rng(3)
+    mean = drawn("all wrong", random, (200_000,)).mean()
+    found = [interval(v.ravel(), np.repeat(np.arange(12), 2)) for v in drawn("all wrong", random, (1_000, 12))]
+    assert 0.72 < np.mean([got.low <= mean <= got.high for got in found]) < 0.80  # three standard errors
 
 
 @pytest.mark.parametrize(
@@ -184,54 +223,60 @@ def test_a_refused_interval_says_why(values, partitions, told):
     assert np.isnan([got.low, got.high]).all()
     assert told in got.reason
     assert (got.runs, got.method) == (len(values), "")
-    assert got.mean == pytest.approx(0.2) if told.startswith("one") else np.isnan(got.mean)
+    assert got.value == pytest.approx(0.2) if told.startswith("one") else np.isnan(got.value)
 
 
-def test_equal_values_have_no_width_and_ties_no_bootstrap():
+def test_equal_values_have_no_width():
     got = interval(np.full(20, 0.1), np.arange(20))
-    assert (got.low, got.high) == (got.mean, got.mean)
-    # 19 partitions without a gap and one with: resampling would often see no spread at all
-    tied = interval(np.r_[np.zeros(19), 0.5], np.arange(20))
-    assert (tied.method, tied.high > 0.025 > tied.low) == ("t", True)
+    assert got[:3] == (0.1, 0.1, 0.1)
 
 
-def test_paired_against_the_paired_t_test():
+@pytest.mark.parametrize("partitions", [FEWEST, 12])
+def test_a_run_without_a_value_counts_as_the_worst_for_either_end(partitions):
+    values = np.random.default_rng(7).normal(0.3, 0.05, partitions)
+    known = values.copy()
+    known[2] = np.nan
+    got = interval(known, np.arange(partitions), bounds=(-1, 1))
+    low, high = (interval(np.where(np.isnan(known), end, known), np.arange(partitions)) for end in (-1, 1))
+    assert (got.low, got.high, got.runs, got.partitions) == (low.low, high.high, partitions, partitions)
+    assert got.value == pytest.approx(interval(values[~np.isnan(known)], np.arange(partitions - 1)).value, abs=0.02)
+    assert (got.low > 0) == (partitions == 12)  # one of twelve leaves the order beyond doubt, one of six does not
+    assert np.isnan(interval(known, np.arange(partitions)).low)  # without bounds nothing is known of it
+
+
+def test_differences_against_the_paired_test():
     rng = np.random.default_rng(2)
-    seeds = [(p, 10 + p) for p in range(6)]
-    a, b = (dict(zip(seeds, rng.normal(size=6), strict=True)) for _ in "ab")
-    backwards = dict(reversed(b.items()))
-    got = paired(side(a, model="minilm"), side(backwards))
-    test = stats.ttest_rel(list(a.values()), list(b.values()))
-    assert got.difference[:3] == pytest.approx(
-        (np.mean(list(a.values())) - np.mean(list(b.values())), *test.confidence_interval(0.95)), rel=1e-9
-    )
-    assert got.flip == pytest.approx(test.pvalue / 2, rel=1e-9)
-    assert got.a.mean - got.b.mean == pytest.approx(got.difference.mean)
-    assert got.unmatched == ()
+    seeds = [(p, 10 + p) for p in range(8)]
+    a, b = (dict(zip(seeds, rng.normal(size=8), strict=True)) for _ in "ab")
+    pairs = match({"a": side(a, model="minilm"), "b": side(dict(reversed(b.items())))})
+    difference, p = contrast(pairs, "gap", (1, -1))
+    values = np.array(list(a.values())) - np.array(list(b.values()))
+    assert difference == interval(values, np.arange(8))
+    assert p == pytest.approx(stats.wilcoxon(values, method="exact").pvalue, rel=1e-9)
+    assert difference.mean == pytest.approx(np.mean(list(a.values())) - np.mean(list(b.values())))
+    assert [one.mean for one in by_side(pairs, "gap")] == pytest.approx([np.mean(list(s.values())) for s in (a, b)])
+    assert pairs.unmatched == ()
 
 
-def test_flip_by_resampling_is_near_the_t_tests():
-    rng = np.random.default_rng(3)
-    values = rng.normal(0.4, 1, 30)
-    got = paired(side({(p, 0): v for p, v in enumerate(values)}), side({(p, 0): 0.0 for p in range(30)}))
-    # Both estimate the same confidence; at 30 normal values they differ by the bootstrap's O(1 / 30).
-    assert got.flip == pytest.approx(stats.ttest_1samp(values, 0).pvalue / 2, abs=0.02)
-    assert 0 < got.flip < 0.5
-
-
-@pytest.mark.parametrize(("difference", "flip"), [(0.1, 0.0), (0.0, 0.5)])
-def test_equal_differences_leave_no_doubt_of_the_order_unless_they_are_zero(difference, flip):
-    got = paired(side({(p, 0): 0.2 + difference for p in range(3)}), side({(p, 0): 0.2 for p in range(3)}))
-    assert got.flip == flip
+def test_a_contrast_of_several_sides_is_a_weighted_sum():
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(3, 7))
+    sides = {
+        name: side({(p, 0): v for p, v in enumerate(row)}, rule=name) for name, row in zip("abc", values, strict=True)
+    }
+    weights = (0.5, -0.75, 0.25)
+    difference, _ = contrast(match(sides), "gap", weights)
+    assert difference == interval(np.array(weights) @ values, np.arange(7))
 
 
 def test_unmatched_runs_are_reported_and_left_out():
-    got = paired(side({(1, 1): 0.5, (2, 1): 0.7, (9, 1): 100.0}), side({(1, 1): 0.1, (2, 1): 0.1, (2, 8): 100.0}))
-    assert got.difference.mean == pytest.approx(0.5)
-    assert got.unmatched == (Unmatched("a", 9, 1), Unmatched("b", 2, 8))
-    none = paired(side({(1, 1): 0.5}), side({(2, 1): 0.5}))
-    assert (none.difference.runs, none.difference.reason) == (0, "no runs")
-    assert np.isnan(none.flip)
+    sides = {"a": side({(1, 1): 0.5, (2, 1): 0.7, (9, 1): 100.0}), "b": side({(1, 1): 0.1, (2, 1): 0.1, (2, 8): 100.0})}
+    pairs = match(sides)
+    assert contrast(pairs, "gap", (1, -1))[0].value == pytest.approx(0.5)
+    assert pairs.unmatched == (Unmatched("a", 9, 1), Unmatched("b", 2, 8))
+    difference, p = contrast(match({"a": side({(1, 1): 0.5}), "b": side({(2, 1): 0.5})}), "gap", (1, -1))
+    assert (difference.runs, difference.reason) == (0, "no runs")
+    assert np.isnan(p)
 
 
 GOOD = side({(1, 1): 0.5})
@@ -252,9 +297,11 @@ GOOD = side({(1, 1): 0.5})
     ],
 )
 def test_comparisons_that_make_no_sense_are_refused(a, b, options, told):
+    measure = options.pop("measure", "gap")
     with pytest.raises(InputError, match=told):
-        paired(a, b, **options)
-    assert paired(GOOD, side({(1, 1): 0.5}, protocol="holdout"), varying=["protocol"]).difference.mean == 0
+        contrast(match({"a": a, "b": b}, **options), measure, (1, -1))
+    pairs = match({"a": GOOD, "b": side({(1, 1): 0.5}, protocol="holdout")}, varying=["protocol"])
+    assert contrast(pairs, "gap", (1, -1))[0].value == 0
 
 
 def test_an_interval_ends_where_accuracies_do():
@@ -265,25 +312,45 @@ def test_an_interval_ends_where_accuracies_do():
     assert np.isnan(possible(interval(np.array([0.5]), np.zeros(1))).low)
 
 
-@pytest.mark.parametrize("expected", [0.0, 0.2])
-def test_sign_flips_against_scipy(expected):
+@pytest.mark.parametrize("center", [0.0, 0.2])
+@pytest.mark.parametrize("tied", [False, True])
+def test_sign_flips_against_scipy(center, tied):
+    """All 512 signs of the ranks; with ties (and, around 0.2, partitions at the center) as without."""
     values = np.random.default_rng(8).normal(0.3, 0.5, 9)
-    theirs = stats.permutation_test((values - expected,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert sign_flip(values, expected) == pytest.approx(theirs.pvalue, abs=1e-12)  # both count all 512
+    values = values.round(1) if tied else values
+    away = (values - center).round(12)
+    ranks = stats.rankdata(np.abs(away)) * np.sign(away)
+    theirs = stats.permutation_test((ranks,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(values, np.arange(9), center) == pytest.approx(theirs.pvalue, abs=1e-12)  # both count all
 
 
-def test_many_sign_flips_are_drawn():
-    """20 values: the exact p, of a million choices, against 99,999 of them: 0.6 % relative is 2 standard errors."""
-    values = np.random.default_rng(9).normal(0.15, 0.5, 20)
-    signs = 1 - 2 * ((np.arange(2**20)[:, None] >> np.arange(20)) & 1)
-    exact = (np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)).mean()
-    assert sign_flip(values) == pytest.approx(exact, rel=0.03)
-    assert sign_flip(values) == sign_flip(values)
+def test_many_sign_flips_are_exact_too():
+    values = np.random.default_rng(9).normal(0.15, 0.5, 40)
+    theirs = stats.wilcoxon(values, method="exact").pvalue
+    assert sign_flip(values, np.arange(40)) == pytest.approx(theirs, rel=1e-9)  # sums of up to 820 float64 chances
 
 
-def test_no_number_has_no_p():
-    assert np.isnan(sign_flip([0.1, np.nan]))
-    assert np.isnan(sign_flip([]))
+def test_the_least_p_of_partitions_of_one_sign():
+    for partitions in (1, 5, FEWEST):
+        assert sign_flip(np.arange(1.0, partitions + 1), np.arange(partitions)) == 2 / 2**partitions
+    assert sign_flip(np.zeros(8), np.arange(8)) == 1
+
+
+@pytest.mark.parametrize("partitions", [6, 7, 10, 17])
+def test_p_and_interval_agree(partitions):
+    random = np.random.default_rng(partitions)
+    for _ in range(50):
+        values = random.normal(0.6, 1, partitions)
+        got = interval(values, np.arange(partitions))
+        assert (sign_flip(values, np.arange(partitions)) <= 0.05) == (not got.low <= 0 <= got.high)
+
+
+def test_a_run_without_a_value_makes_p_no_smaller():
+    values = np.array([0.3, np.nan, 0.4, 0.2, 0.5, 0.6, 0.7, 0.8])
+    filled = [sign_flip(np.where(np.isnan(values), end, values), np.arange(8)) for end in (-1, 1)]
+    assert sign_flip(values, np.arange(8)) == max(filled) > min(filled)
+    assert np.isnan(sign_flip(np.array([np.nan]), np.arange(1)))
+    assert np.isnan(sign_flip(np.array([]), np.array([])))
 
 
 def test_holm_by_hand():
@@ -342,14 +409,16 @@ def test_a_run_that_diverged_in_round_1_counts_without_a_number(when):
     assert estimate.reason == "1 of 2 runs have no accuracy"
 
 
-def test_pairs_of_one_run_are_counted():
-    a = side({(1, 1): 0.5, (2, 1): 0.25, (3, 1): 0.25}, model="a", run="x")
-    b = side({(1, 1): 0.5, (2, 1): 0.25}, model="b", run="x")
-    assert paired(a, b).same == 2
-    assert paired(a, side({(1, 1): 0.5}, model="b", run="y")).same == 0
-    assert paired(a, side({(1, 1): 0.5}, model="b", run="x", round=2)).same == 0
-    assert (
-        paired(a, side({(1, 1): 0.5}, model="b", run="x", protocol="holdout"), varying=("model", "protocol")).same == 0
-    )
-    unknown = (side({(1, 1): 0.5}, model=model) for model in "ab")
-    assert paired(*unknown).same == 0
+def test_a_pair_of_one_run_is_one_where_round_and_protocol_are_too():
+    a = side({(1, 1): 0.5}, model="a", run="x")
+
+    def same(varying=("model", "rule"), **facts):
+        (rows,) = match({"a": a, "b": side({(1, 1): 0.5}, model="b", **facts)}, varying).rows
+        return is_same(rows)
+
+    assert same(run="x")
+    assert not same(run="y")
+    assert not same(run="x", round=2)
+    assert not same(varying=("model", "protocol"), run="x", protocol="holdout")
+    unknown = match({model: side({(1, 1): 0.5}, model=model) for model in "ab"})
+    assert not is_same(unknown.rows[0])

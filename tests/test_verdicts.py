@@ -10,12 +10,11 @@ import yaml
 from fedjax_paradox import config
 from fedjax_paradox.analysis.claims import load
 from fedjax_paradox.analysis.runs import FLOOR, RUN, Known, measures
-from fedjax_paradox.analysis.statistics import interval
+from fedjax_paradox.analysis.statistics import FEWEST, interval
 from fedjax_paradox.analysis.verdicts import (
     CONTRADICTED,
     EQUIVALENT,
     FALSE_BY_CONSTRUCTION,
-    FEWEST,
     NO_DATA,
     SUPPORTED,
     TOO_FEW,
@@ -91,8 +90,8 @@ MIXED = [0.40, 0.02, 0.35, 0.05, 0.30, 0.04]
 @pytest.mark.parametrize(
     ("a", "b", "verdict", "told"),
     [
-        (LARGE, SMALL, SUPPORTED, "a - b = 19.8 points over clients of at least 30 rows, 95 % interval"),
-        (SMALL, LARGE, CONTRADICTED, "a - b = -19.8 points"),
+        (LARGE, SMALL, SUPPORTED, "a - b = 20.0 points over clients of at least 30 rows, 95 % interval"),
+        (SMALL, LARGE, CONTRADICTED, "a - b = -20.0 points"),
         (MIXED, SMALL, UNDECIDED, "more partitions are needed"),
         (LARGE[:1], SMALL[:1], TOO_FEW, "one partition seed"),
         (LARGE[:5], SMALL[:5], TOO_FEW, "6 partitions are needed for a verdict"),
@@ -214,37 +213,114 @@ def test_a_client_of_a_few_rows_decides_nothing_and_is_told(claim):
     assert "with the clients of fewer rows, in 6 of 6 runs of a and 0 of 6 of b" in got.reason
 
 
-SIMULATIONS = 2_000
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.01, EQUIVALENT), (-0.025, UNDECIDED), (0.01, SUPPORTED)])
+def test_equivalence_is_about_no_difference_not_about_the_margin(tmp_path, shift, verdict):
+    """Gaps that fall by 0.5 to 1.5 points are nothing to choose by; by 0.5 to 4.5, they may be."""
+    claim = read(tmp_path, {**CLAIM, "margin": -1})
+    spread = 0.005 if verdict != UNDECIDED else 0.02
+    a = [x + shift + spread * (-1) ** i for i, x in enumerate(SMALL)]
+    assert outcome(claim, runs("distilbert", a), runs("textcnn", SMALL)).verdict == verdict
 
 
+def test_claims_of_too_few_partitions_are_none_of_the_family(tmp_path):
+    other = {**CLAIM, "id": "few", "where": {**CLAIM["where"], "alpha": 0.5}}
+    tables = [runs("distilbert", LARGE), runs("textcnn", SMALL)]
+    few = [
+        runs(model, gaps, alpha=0.5, cell="few") for model, gaps in (("distilbert", LARGE[:5]), ("textcnn", SMALL[:5]))
+    ]
+    found = judge(read_all(tmp_path, CLAIM, other), measures(pa.concat_tables([*tables, *few])), "last")
+    whole, short = (verdict.matched["label_matched"] for verdict in found)
+    assert (whole.p, whole.p_holm) == (2 / 64, 2 / 64)
+    assert (short.verdict, short.p) == (TOO_FEW, 2 / 32)
+    assert np.isnan(short.p_holm)
+
+
+def test_each_side_is_looked_at_by_its_own_rounds(claim):
+    """Side b has twice as many: half of its rounds is round 4, when side a's is round 2."""
+    late = {(protocol, r): SMALL if r >= 4 else LARGE for protocol in PROTOCOLS for r in range(1, 9)}
+    tables = [runs("distilbert", LARGE, range(1, 5)), runs("textcnn", late, range(1, 9))]
+    got = judge(claim, measures(pa.concat_tables(tables)), "last")[0]
+    assert got.verdict == SUPPORTED
+    assert got.by_round == {1: UNDECIDED, 2: SUPPORTED, 3: SUPPORTED, 4: SUPPORTED}
+
+
+def test_a_mean_outside_the_interval_is_told(claim):
+    a = [0.30 + i / 1000 for i in range(19)] + [0.49] * 2
+    got = outcome(claim, runs("distilbert", a), runs("textcnn", [0.1] * 21))
+    assert got.floored.high < got.floored.mean
+    assert f"the mean is {100 * (np.mean(a) - 0.1):.1f} points, outside the interval" in got.reason
+
+
+DOSES = {
+    **CLAIM,
+    "where": {"corpus": "toy", "alpha": 0.1, "model": "distilbert"},
+    "a": {**CLAIM["a"], "where": {"rule": "fedavgw(beta=0.5)"}, "dose": 0.5, "published": {"gap": 59.8}},
+    "b": {**CLAIM["b"], "where": {"rule": "fedavg"}, "dose": 0.0, "published": {"gap": 57.8}},
+    "between": [
+        {**CLAIM["a"], "where": {"rule": "fedavgw(beta=0.1)"}, "dose": 0.1, "published": {"gap": 58.5}},
+        {**CLAIM["a"], "where": {"rule": "fedavgw(beta=1.0)"}, "dose": 1.0, "published": {}},
+    ],
+}
+BY_DOSE = {
+    0.0: SMALL,
+    0.1: [0.12, 0.13, 0.13, 0.12, 0.14, 0.12],
+    0.5: [x + 0.05 + i / 1000 for i, x in enumerate(SMALL)],
+    1.0: LARGE,
+}
+
+
+@pytest.mark.parametrize("doses", [(0.0, 0.1, 0.5, 1.0), (0.0, 0.1, 0.5), (0.0, 0.5)])
+def test_a_response_to_a_dose_is_the_rise_of_the_fitted_line(tmp_path, doses):
+    """Against numpy's least squares in every pair; a dose between that has no runs is left out and told."""
+    claims = read(tmp_path, DOSES)
+    names = {dose: f"fedavgw(beta={dose})" if dose else "fedavg" for dose in doses}
+    tables = [runs("distilbert", BY_DOSE[dose], rule=names[dose], cell=names[dose]) for dose in doses]
+    got = outcome(claims, *tables)
+    slopes = np.polyfit(doses, np.array([BY_DOSE[dose] for dose in doses]), 1)[0]
+    assert got.difference.mean == pytest.approx(0.5 * slopes.mean(), rel=1e-9)
+    assert (got.verdict, got.a.partitions) == (SUPPORTED, 6)
+    assert got.a.mean == pytest.approx(np.mean(BY_DOSE[0.5]))
+    assert ("side dose 1: no run of rule fedavgw(beta=1.0)" in got.reason) == (1.0 not in doses)
+    published = np.polyfit([0.0, 0.1, 0.5], [0.578, 0.585, 0.598], 1)[0]
+    assert got.published == pytest.approx(0.5 * published)
+
+
+def test_a_response_needs_both_ends(tmp_path):
+    got = outcome(read(tmp_path, DOSES), runs("distilbert", LARGE, rule="fedavgw(beta=0.5)"))
+    assert (got.verdict, got.reason.partition(";")[0][:24]) == (NO_DATA, "side b: no run of rule f")
+
+
+SIMULATIONS = 1_000
+
+
+@pytest.mark.parametrize("rows", [4, 40])
 @pytest.mark.parametrize("partitions", [6, 8, 10])
-def test_coverage_where_one_partition_in_five_has_an_all_wrong_client(partitions):
-    """Ten clients of 200 evaluated rows, 85 % on average and 4 points apart; in one partition of five the last holds 4
-    rows, all wrong. Coverage of the mean gap that such a simulation has in the long run; its standard error is 0.7 %.
+def test_coverage_where_one_partition_in_five_has_an_all_wrong_client(partitions, rows):
+    """Ten clients of 200 evaluated rows, 85 % on average and 4 points apart; in one partition of five the last holds
+    4 rows, below the floor, or 40 rows, above it, and all are wrong. Coverage of the typical gap that such a simulation
+    has in the long run; its standard error is 0.7 %.
 
-    Measured: over all clients 73, 81 and 88 % with 6, 8 and 10 partitions; over those of at least 30 rows 93 to 95 %.
+    Measured: 94 to 98 %, over all clients and over those above the floor. Student's interval of the mean over all
+    clients covers that mean in 73, 81 and 88 % with 6, 8 and 10 partitions.
     """
-    assert FLOOR == 30
     random = np.random.default_rng(partitions)
 
     def simulated(size):
         accuracy = random.binomial(200, np.clip(random.normal(0.85, 0.04, (*size, 10)), 0, 1)) / 200
-        large = accuracy.mean(axis=-1) - accuracy.min(axis=-1)
         tiny = random.random(size) < 0.2
-        wrong = accuracy.copy()
-        wrong[..., -1] = np.where(tiny, 0.0, wrong[..., -1])
         floored = accuracy[..., :9].mean(axis=-1) - accuracy[..., :9].min(axis=-1)
-        return wrong.mean(axis=-1) - wrong.min(axis=-1), np.where(tiny, floored, large)
+        large = accuracy.mean(axis=-1) - accuracy.min(axis=-1)
+        accuracy[..., -1] = np.where(tiny, 0.0, accuracy[..., -1])
+        over_all = accuracy.mean(axis=-1) - accuracy.min(axis=-1)
+        return over_all, np.where(tiny, floored, large) if rows < FLOOR else over_all
 
-    truth = [gaps.mean() for gaps in simulated((200_000,))]
+    typical = [np.median(gaps.reshape(-1, 2).mean(axis=1)) for gaps in simulated((200_000,))]
     covered = np.zeros(2)
-    for _ in range(SIMULATIONS):
-        for index, gaps in enumerate(simulated((partitions,))):
-            found = interval(gaps, np.arange(partitions), resamples=199)
-            covered[index] += found.low <= truth[index] <= found.high
-    over_all, floored = covered / SIMULATIONS
-    assert floored >= 0.90
-    assert over_all < 0.90  # why verdicts do not go by it
+    for each in zip(*simulated((SIMULATIONS, partitions)), strict=True):
+        for index, gaps in enumerate(each):
+            found = interval(gaps, np.arange(partitions))
+            covered[index] += found.low <= typical[index] <= found.high
+    assert (covered / SIMULATIONS >= 0.90).all()
     assert partitions >= FEWEST
 
 
@@ -385,7 +461,7 @@ def test_no_seeds_in_common(claim):
     [
         ("greater", 15, SUPPORTED),
         ("greater", 25, CONTRADICTED),
-        ("greater", 20, EQUIVALENT),  # 19.8 [18.8, 20.9]
+        ("greater", 20, UNDECIDED),  # 20.0 [19.0, 21.0]
         ("less", 25, SUPPORTED),
         ("less", 0, CONTRADICTED),
         ("greater", -1, SUPPORTED),
@@ -420,13 +496,16 @@ def test_a_run_that_diverged_stays_in_its_pair(claim):
     assert got.ended == "a: 1 of 6 diverged"
 
 
-def test_a_run_that_diverged_in_round_1_leaves_its_comparison_undecided(claim):
-    a, b = runs("distilbert", LARGE, cell="a"), runs("textcnn", SMALL, cell="b")
+@pytest.mark.parametrize(("times", "verdict"), [(1, UNDECIDED), (2, SUPPORTED)])
+def test_a_run_that_diverged_in_round_1_counts_as_whatever_speaks_against_a_verdict(claim, times, verdict):
+    """One of six may have had any gap; one of twelve leaves the order of the typical partition beyond doubt."""
+    a, b = runs("distilbert", LARGE * times, cell="a"), runs("textcnn", SMALL * times, cell="b")
     ended = known(b, p2=1) | known(a)
     got = judge(claim, measures(pa.concat_tables([a, before(b, {2: 1})]), ended))[0].matched["label_matched"]
-    assert (got.verdict, got.difference.runs, got.unmatched) == (UNDECIDED, 6, ())
-    assert "there is no a - b: 1 of 6 runs have no accuracy" in got.reason
-    assert "side b: 1 of 6 diverged, 1 of them in round 1 and without a number" in got.reason
+    assert (got.verdict, got.difference.runs, got.unmatched) == (verdict, 6 * times, ())
+    assert got.difference.low <= 0.19 < got.difference.value < 0.21 <= got.difference.high
+    assert "side b: 1 of " in got.reason
+    assert "1 of them in round 1 and without a number" in got.reason
 
 
 def test_two_sides_that_are_one_run_are_equal_by_construction(tmp_path):
@@ -461,6 +540,9 @@ def test_another_choice_of_rounds_is_refused(claim):
         (yaml.safe_dump([{**CLAIM, "where": {"model": []}}]), "0.where.model: .*at least 1"),
         (yaml.safe_dump([{**CLAIM, "a": {**CLAIM["a"], "published": {"gap": 501}}}]), "0.a.published.gap"),
         (yaml.safe_dump([CLAIM, CLAIM]), "id 'paradox' twice"),
+        (yaml.safe_dump([{**DOSES, "a": CLAIM["a"]}]), "every side needs a `dose`"),
+        (yaml.safe_dump([{**DOSES, "between": [{**DOSES["between"][0], "dose": 0.5}]}]), "a `dose` of its own"),
+        (yaml.safe_dump([{**DOSES, "between": [{**DOSES["between"][0], "dose": None}]}]), "every side needs a `dose`"),
     ],
 )
 def test_a_bad_file_is_explained(tmp_path, text, told):
@@ -475,14 +557,20 @@ def test_a_missing_file_is_explained(tmp_path):
         load(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("claim", load(CLAIMS), ids=lambda claim: claim.id)
+PUBLISHED = [claim for claim in load(CLAIMS) if claim.published == claim.published]
+
+
+@pytest.mark.parametrize("claim", PUBLISHED, ids=lambda claim: claim.id)
 def test_published_claims_hold_for_the_published_numbers(claim):
-    difference = claim.a.published["gap"] - claim.b.published["gap"]
-    assert difference > claim.margin if claim.direction == "greater" else difference < claim.margin
-    for side in (claim.a, claim.b):
+    assert claim.published > claim.margin if claim.direction == "greater" else claim.published < claim.margin
+
+
+@pytest.mark.parametrize("claim", load(CLAIMS), ids=lambda claim: claim.id)
+def test_published_numbers_agree_with_each_other_and_with_their_protocol(claim):
+    for side in claim.sides.values():
         numbers = side.published
         # Published numbers are rounded to 0.1 point or finer: three roundings of 0.05 at most.
-        assert numbers["gap"] == pytest.approx(numbers["average"] - numbers["worst"], abs=0.0016)
+        assert not numbers or numbers["gap"] == pytest.approx(numbers["average"] - numbers["worst"], abs=0.0016)
         assert (side.protocol == "train_rows") == (config_of(side, claim)[0].model == "textcnn")
 
 
@@ -500,7 +588,7 @@ def config_of(side, claim):
 
 @pytest.mark.parametrize("claim", load(CLAIMS), ids=lambda claim: claim.id)
 def test_every_published_claim_is_covered_by_a_configuration(claim):
-    for side in (claim.a, claim.b):
+    for side in claim.sides.values():
         cells = config_of(side, claim)
         assert cells, f"no configuration under configs/paper runs {side.where} of {claim.id}"
         assert max(cell.rounds for cell in cells) >= max(side.round, claim.round)

@@ -1,10 +1,13 @@
 """Published claims as data."""
 
+from collections.abc import Collection
+from math import nan
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from fedjax_paradox.errors import InputError
 
@@ -31,11 +34,16 @@ class Side(_Section):
     where: Where
     protocol: str
     round: Round
-    published: dict[Measure, Percent]  # in the file per cent, here in [0, 1]
+    published: dict[Measure, Percent] = {}  # in the file per cent, here in [0, 1]
+    dose: float | None = None  # where the claim is of a response to a number
 
 
 class Claim(_Section):
-    """Side a's measure minus side b's is greater (or less) than `margin`."""
+    """Side a's measure minus side b's is greater (or less) than `margin`.
+
+    With sides `between` them, a - b is the rise from b's dose to a's along the straight line that is fitted to the
+    measures of all sides, in each pair of runs.
+    """
 
     id: str
     text: str
@@ -43,18 +51,55 @@ class Claim(_Section):
     measure: Measure = "gap"
     direction: Literal["greater", "less"] = "greater"
     margin: Percent = 0.0  # in the file points, here in [-1, 1]
-    # Within so many points of the margin a difference is too small to matter; in the file points, here in [0, 1].
+    # A difference of fewer points either way is too small to matter; in the file points, here in [0, 1].
     equivalent_within: Annotated[Percent, Field(ge=0)] = 0.02
     where: Where  # of both sides
     round: Round  # of both sides under a matched protocol; under the published mix each side has its own
     a: Side
     b: Side
+    between: tuple[Side, ...] = ()
     matched: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "label_matched",
         "label_filtered",
         "train_rows",
         "holdout",
     )
+
+    @model_validator(mode="after")
+    def _doses(self) -> "Claim":
+        doses = [side.dose for side in (self.a, self.b, *self.between)]
+        if self.between and (None in doses or len(set(doses)) < len(doses)):
+            raise ValueError("with sides between a and b every side needs a `dose` of its own")
+        return self
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """By name: a, b, and those between them."""
+        return {"a": self.a, "b": self.b, **{f"dose {side.dose:g}": side for side in self.between}}
+
+    def weights(self, sides: Collection[str]) -> tuple[float, ...]:
+        """What the sides' measures are summed with to get a - b: 1 and -1 of a and b alone, with others the weights of
+        least squares.
+
+        Args:
+          sides: names, a and b among them.
+        """
+        if not self.between:
+            return 1.0, -1.0
+        doses = np.array([self.sides[name].dose for name in sides], np.float64)
+        distances = doses - doses.mean()
+        reach = float(self.a.dose) - float(self.b.dose)  # type: ignore[arg-type]  # all have one, see _doses
+        return tuple((distances / (distances**2).sum() * reach).tolist())
+
+    @property
+    def published(self) -> float:
+        """The published a - b, NaN where a or b has no number."""
+        known = {
+            name: side.published[self.measure] for name, side in self.sides.items() if self.measure in side.published
+        }
+        if not {"a", "b"} <= known.keys():
+            return nan
+        return sum(weight * value for weight, value in zip(self.weights(known), known.values(), strict=True))
 
 
 def load(path: str | Path) -> tuple[Claim, ...]:

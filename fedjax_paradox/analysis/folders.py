@@ -186,18 +186,22 @@ def _extras(owned: Sequence[_Owned]) -> list[dict[str, str]]:
 
 
 def _sampled(owned: Sequence[_Owned]) -> list[str]:
-    """Says of every corpus whether intervals cover the sample of rows as well as partitions."""
-    seeds: dict[str, set[int]] = {}
+    """Says of every corpus what its intervals cover: what varies from partition to partition."""
+    cells: dict[str, list[Cell]] = {}
     for one, extra in zip(owned, _extras(owned), strict=True):
         if SAMPLE not in extra:
-            seeds.setdefault(one.corpus, set()).add(one.cell.corpus.seed)
-    return [
-        f"intervals over {name} cover partitions and training seeds, and the sample of rows, of which every partition "
-        "has its own"
-        if len(found) > 1
-        else f"intervals over {name} cover partitions and training seeds, not the sample of rows: corpus.seed is one"
-        for name, found in seeds.items()
-    ]
+            cells.setdefault(one.corpus, []).append(one.cell)
+    return [f"intervals over {name} cover partitions{_varying(found)}" for name, found in cells.items()]
+
+
+def _varying(cells: Sequence[Cell]) -> str:
+    seeds, samples = {cell.seed for cell in cells}, {cell.corpus.seed for cell in cells}
+    training = " and training seeds" if len(seeds) > 1 else f", not training seeds (seed is {min(seeds)} for all)"
+    if all(cell.corpus.train_rows is None and cell.corpus.test_rows is None for cell in cells):
+        return f"{training}; the corpus is taken whole"
+    if len(samples) > 1:
+        return f"{training}, and the sample of rows, of which every partition has its own"
+    return f"{training}, not the sample of rows (corpus.seed is {min(samples)} for all)"
 
 
 def _label(one: _Owned, extra: Mapping[str, str]) -> dict[str, str]:

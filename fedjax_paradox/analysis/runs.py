@@ -21,19 +21,20 @@ from fedjax_paradox.storage import results
 # What tells runs apart in a table; `cell` is a label that names the swept settings that have no column.
 RUN = ("cell", "corpus", "model", "rule", "alpha", "num_clients", "partition_seed", "seed")
 
-# A client of fewer rows has an accuracy that chance alone can make 0; comparisons leave it out, and say so.
+# A client of fewer rows, to train on or to be scored on, has an accuracy that chance alone can make 0; comparisons
+# leave it out, and say so.
 FLOOR, FLOORED = 30, "floored_"
 
 MEASURES = pa.schema(
     [
         *(results.SCHEMA.field(name) for name in (*RUN, "round", "protocol")),
         *((name, pa.float64()) for name in Summary._fields if name != "worst_client"),
-        # The same over the clients of at least FLOOR train rows alone.
+        # The same over the clients of at least FLOOR train rows and evaluation rows alone.
         *((f"{FLOORED}{name}", pa.float64()) for name in Summary._fields if name != "worst_client"),
         ("worst_client", pa.int32()),
         ("worst_noise", pa.float64()),  # binomial standard error of its accuracy
         ("clients", pa.int32()),  # that have train rows and an accuracy
-        ("small", pa.int32()),  # of these, those of fewer than FLOOR train rows
+        ("small", pa.int32()),  # of these, those of fewer than FLOOR rows of either kind
         ("fixed", pa.bool_()),  # the partition alone makes them equal: gap 0 by construction
         ("diverged", pa.int32()),  # the round that the run diverged in, 0 where it did not
         ("rounds", pa.int64()),  # that it was to have, 0 where nobody says
@@ -78,10 +79,11 @@ def measures(
     if not len(table):
         raise InputError("the results hold no finished round (0 rows); run the experiment first")
     keys = [*RUN, "round", "protocol"]
-    large = table.filter(pc.greater_equal(table["train_rows"], FLOOR))
+    fewest = pc.min_element_wise(table["train_rows"], table["total"])
+    large = table.filter(pc.greater_equal(fewest, FLOOR))
     floored = {tuple(key.values()): summarise(*counted) for key, *counted in results.counts(large, keys)}
     rows = [_measured(*group, floored.get(tuple(group[0].values()), _NOTHING)) for group in results.counts(table, keys)]
-    smaller = table.filter(pc.and_(pc.greater(table["train_rows"], 0), pc.less(table["train_rows"], FLOOR)))
+    smaller = table.filter(pc.and_(pc.greater(fewest, 0), pc.less(fewest, FLOOR)))
     small = Counter(tuple(row.values()) for row in smaller.select(keys).to_pylist())
     for row in rows:
         row["small"] = small[tuple(row[name] for name in keys)]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,21 +23,33 @@ class Runs(NamedTuple):
     notes: list[str]
 
 
-def find(claim: Claim, measured: pa.Table, protocols: tuple[str, str]) -> tuple[pa.Table, pa.Table]:
-    """The runs of both sides, under the first alternatives of what they share that have runs of most sides."""
+class View(NamedTuple):
+    """How every side is looked at, by name."""
+
+    protocols: Mapping[str, str]
+    whens: Mapping[str, str]
+
+
+def find(claim: Claim, measured: pa.Table, view: View) -> dict[str, pa.Table]:
+    """The runs of every side at all rounds, under the first alternatives of what they share that have runs of most
+    sides."""
     found = []
     for shared in _choices(claim.where):
         where = {**claim.where, **shared}
-        found.append((_first(measured, where, claim.a, protocols[0]), _first(measured, where, claim.b, protocols[1])))
-    a, b = max(found, key=lambda sides: sum(len(side) > 0 for side in sides))
-    return _alike(a, b), _alike(b, a)
+        found.append({name: _first(measured, where, side, view.protocols[name]) for name, side in claim.sides.items()})
+    best = max(found, key=lambda sides: sum(len(side) > 0 for side in sides.values()))
+    return {name: _alike(runs, [best[other] for other in best if other != name]) for name, runs in best.items()}
 
 
-def _alike(runs: pa.Table, other: pa.Table) -> pa.Table:
-    """The runs of settings that the other side has too, if there are any: those of one study belong together."""
-    theirs = {tuple(_settings(row).items()) for row in other.select(_LABELS).to_pylist()}
-    fits = [tuple(_settings(row).items()) in theirs for row in runs.select(_LABELS).to_pylist()]
-    return runs.filter(pa.array(fits)) if any(fits) else runs
+def _alike(runs: pa.Table, others: Sequence[pa.Table]) -> pa.Table:
+    """The runs of settings that all other sides with runs have too, if there are any: those of one study belong
+    together."""
+    theirs = [{tuple(_settings(row).items()) for row in other.select(_LABELS).to_pylist()} for other in others]
+    fits = [
+        all(tuple(_settings(row).items()) in settings for settings in theirs if settings)
+        for row in runs.select(_LABELS).to_pylist()
+    ]
+    return runs.filter(pa.array(fits, pa.bool_())) if any(fits) else runs
 
 
 def _first(measured: pa.Table, where: Mapping[str, Sequence[Scalar]], side: Side, protocol: str) -> pa.Table:
@@ -89,19 +101,24 @@ def _number(text: str) -> float | str:
         return text
 
 
-def runs_of(name: Literal["a", "b"], claim: Claim, found: pa.Table, protocol: str, when: str) -> Runs:
-    """The runs found for a side, at the round `when` as far as they reach it."""
-    side = claim.a if name == "a" else claim.b
+def runs_at(claim: Claim, found: Mapping[str, pa.Table], view: View) -> dict[str, Runs]:
+    """The runs found for every side, at its round as far as they reach it."""
+    return {
+        name: _at({**side.where, **claim.where, **side.where}, found[name], view.protocols[name], view.whens[name])
+        for name, side in claim.sides.items()
+    }
+
+
+def _at(where: Mapping[str, Sequence[Scalar]], found: pa.Table, protocol: str, when: str) -> Runs:
     kind, number = parse_rounds(when)
     picked = pick(reaching(found, number) if kind == "round" else found, when)
     if not len(found):
-        problem = f"no run of {_told({**side.where, **claim.where})} under {protocol}"
+        problem = f"no run of {_told(where)} under {protocol}"
     elif not len(picked):
         problem = f"no run has {when}, the last is {max(found['round'].to_pylist())}; choose 'last', or train longer"
     else:
         problem = _ambiguity(picked)
-    notes = [] if problem else _notes({**claim.where, **side.where}, found, picked)
-    return Runs(picked, problem and f"side {name}: {problem}", [f"side {name}: {note}" for note in notes])
+    return Runs(picked, problem, [] if problem else _notes(where, found, picked))
 
 
 def _ambiguity(picked: pa.Table) -> str:

@@ -28,24 +28,25 @@ METHODS = (
     "accuracy under a protocol, are left out.",
     "A run that diverged stops before the round whose numbers are not finite. It stays in every mean, interval and "
     "paired comparison with its last finite round, carried forward as an intention-to-treat analysis does, and rows "
-    "and verdicts say how many of their runs diverged. One that diverged in round 1 has no number: means over it have "
-    "none, and comparisons with it are undecided.",
+    "and verdicts say how many of their runs diverged. One that diverged in round 1 has no number: estimates over it "
+    "have none, and in comparisons it counts with the least and with the greatest number that there could be.",
     "Cells that are the same run by construction (such as a rule for adapters on a model without them) are trained "
     "once. A comparison of the two is decided by construction, not by a measured difference of 0.",
     "Gap = mean of the clients' accuracies − accuracy of the worst client, in percentage points.",
-    f"Intervals are {100 * statistics.LEVEL:.0f} % intervals of a mean over partitions (partition seeds). Training "
-    "seeds of one partition are averaged first, since they are no independent partitions. With fewer than "
-    f"{statistics.BOOTSTRAP_FROM} distinct partition means: Student's t of the partition means. From then on: "
-    f"studentised bootstrap, partitions first and runs within them, {statistics.RESAMPLES:,} resamples, always with "
-    "the same random numbers.",
+    f"Values and {100 * statistics.LEVEL:.0f} % intervals are over partitions (partition seeds). Training seeds of one "
+    f"partition are averaged first, since they are no independent partitions. From {statistics.FEWEST} partitions on: "
+    "the typical partition (Hodges-Lehmann: the median of the means of all two partitions) with the exact signed-rank "
+    "interval, which one partition in five with an all-wrong client does not upset. It covers no mean that a few such "
+    "partitions make; where the mean lies outside, verdicts say so. With fewer: the mean, with Student's t interval.",
     "With one partition seed there is no interval: how much results vary from partition to partition is unknown. "
     "The point stays.",
-    f"Verdicts go by the clients of at least {FLOOR} train rows: the accuracy of a client of a few rows is 0 by chance "
-    "now and then, and an interval over such gaps covers too seldom. The difference over all clients stands beside it. "
-    f"There is no verdict below {verdicts.FEWEST} partitions, and none by an interval of no width. Equivalent: the "
-    "whole interval lies within a stated number of points of the claim's margin.",
-    "p: exact two-sided test by flipping the signs of the partitions' differences; p (Holm): adjusted for all claims "
-    "under the same kind of comparison. Verdicts go by the interval of one claim alone.",
+    f"Verdicts go by the clients of at least {FLOOR} rows, to train on and to be scored on: the accuracy of a client "
+    "of a few rows is 0 by chance now and then. The difference over all clients stands beside it. There is no verdict "
+    f"below {statistics.FEWEST} partitions, and none by an interval of no width. Equivalent: the whole interval lies "
+    "within a stated number of points of 0.",
+    "p: exact two-sided test by flipping the signs of the partitions' ranked differences; p (Holm): adjusted for all "
+    "claims that have a verdict by an interval under the same kind of comparison. Verdicts go by the interval of one "
+    "claim alone.",
     "By construction: the audit of a partition says that all clients are scored alike, so that the gap is 0 whatever "
     "the model, or two cells are one run. Equal outcomes alone are none.",
     "All protocols score the same predictions of the same models. Protocols: train_rows, the client's own training "
@@ -104,7 +105,7 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     reading = read_folders(paths)
     table = labelled(reading)
     audits = audit_folders(reading, cache_folder)
-    measured = measures(table, reading.known, fixed(audits.by_cell))
+    measured = measures(table, reading.known, fixed(reading, audits.by_cell))
     picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
     same = same_runs(reading)

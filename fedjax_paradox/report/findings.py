@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fedjax_paradox.analysis.folders import Folder, Reading
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.storage.folder import CONFIG
-from fedjax_paradox.sweep.audits import Audit, audit, not_run
+from fedjax_paradox.sweep.audits import Audit, audit, not_run, shares_one_model
 
 ZERO_GAP = "gap-zero-by-construction"
 ANY = "any"  # the protocol of findings that hold under all of them
@@ -60,10 +61,43 @@ def _why(folder: Folder) -> str:
     return f" here, without the network; `fedjax-paradox audit {folder.path / CONFIG}` says more"
 
 
-def fixed(audits: Mapping[str, Audit]) -> dict[str, set[str]]:
-    """Cell -> protocols under which its partition alone makes all accuracies equal."""
-    codes = {name: _codes(one) for name, one in audits.items()}
-    return {name: {protocol for protocol, code in found if code == ZERO_GAP} for name, found in codes.items()}
+def fixed(reading: Reading, audits: Mapping[str, Audit]) -> dict[str, set[str]]:
+    """Cell -> protocols under which its partition alone makes all accuracies equal; none where clients have models of
+    their own.
+
+    From the audits, and from the numbers of evaluation rows in the table, which a corpus that cannot be read has left
+    there: a client that is scored on as many test rows as there are is scored on all of them. What was right in them is
+    not looked at.
+    """
+    rules = {name: reading.folders[owner].cell(origin).rule for name, (owner, origin) in reading.origin.items()}
+    sharing = {rule for rule in set(rules.values()) if _shares_one_model(rule)}
+    found = _all_rows(reading.table)
+    for name, one in audits.items():
+        found.setdefault(name, set()).update(protocol for protocol, code in _codes(one) if code == ZERO_GAP)
+    return {name: protocols for name, protocols in found.items() if rules[name] in sharing}
+
+
+def _shares_one_model(rule: str) -> bool:
+    try:
+        return shares_one_model(rule)
+    except InputError:  # a rule of another version, of which nothing can be said
+        return False
+
+
+def _all_rows(table: pa.Table) -> dict[str, set[str]]:
+    """Cell -> protocols under which all clients that have an accuracy are scored on all test rows, or only one has
+    any."""
+    held = table.filter(pc.and_(pc.greater(table["train_rows"], 0), pc.greater(table["total"], 0)))
+    scored = held.group_by(["cell", "protocol", "client"], use_threads=False).aggregate([("total", "min")])
+    totals: dict[str, dict[str, list[int]]] = {}
+    for row in scored.to_pylist():
+        totals.setdefault(row["cell"], {}).setdefault(row["protocol"], []).append(row["total_min"])
+    found: dict[str, set[str]] = {}
+    for cell, by_protocol in totals.items():
+        every = set(by_protocol.get("global", []))
+        alike = {"global"} | ({"label_filtered"} if set(by_protocol.get("label_filtered", [])) == every else set())
+        found[cell] = {name for name, rows in by_protocol.items() if len(rows) == 1 or name in alike}
+    return found
 
 
 def train_rows(table: pa.Table) -> dict[str, np.ndarray]:

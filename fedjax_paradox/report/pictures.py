@@ -184,7 +184,7 @@ def _reference_lines(rows: Sequence[Row], measure: str) -> dict[str, dict[str, f
     for row in rows:
         if is_reference(row.setting):
             name = row.setting["rule"] + (f" ({row.setting['model']})" if len(models) > 1 else "")
-            mean = 100 * row.estimates[measure].mean
+            mean = 100 * row.estimates[measure].value
             lines.setdefault(f"α = {number(row.setting['alpha'])}", {})[name] = mean
     return lines
 
@@ -239,7 +239,7 @@ def _lines(rows: Sequence[Row], place: Callable[[dict], float], view: View, meas
     points: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in rows:
         gap = row.estimates[measure]
-        points.setdefault(_series(row.setting, view), []).append((place(row.setting), gap.mean, gap.low, gap.high))
+        points.setdefault(_series(row.setting, view), []).append((place(row.setting), gap.value, gap.low, gap.high))
     return [figures.Line(label, *np.array(sorted(found)).T) for label, found in points.items()]
 
 

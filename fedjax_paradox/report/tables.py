@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedjax_paradox.analysis.runs import Known
+from fedjax_paradox.analysis.runs import FLOOR, FLOORED, Known
 from fedjax_paradox.analysis.statistics import SETTING, Estimate, interval, possible
 
-MEASURES = {"average": "avg", "worst": "worst", "gap": "gap"}
+MEASURES = {"average": "avg", "worst": "worst", f"{FLOORED}gap": f"gap, ≥ {FLOOR} rows", "gap": "gap"}
 NONE = "–"  # where no client has an accuracy
 COLUMNS = {"corpus": "corpus", "model": "model", "rule": "rule", "alpha": "α", "num_clients": "K"}
 
@@ -120,7 +120,7 @@ def _accuracy_line(row: Row, shown: Sequence[str]) -> list[str]:
         *(number(row.setting[name]) for name in shown),
         _runs(row),
         str(high) if low == high else f"{low} to {high}",
-        *(percent(row.estimates[name]) + ("*" if row.fixed and name == "gap" else "") for name in MEASURES),
+        *(percent(row.estimates[name]) + ("*" if row.fixed and name.endswith("gap") else "") for name in MEASURES),
     ]
 
 
@@ -141,7 +141,7 @@ def _runs(row: Row) -> str:
 def runs(picked: pa.Table, when: str, known: Mapping[str, Known]) -> Table:
     """Every run under every protocol, with all measures of spread, and how it ended where one diverged."""
     ended = any(one.diverged for one in known.values())
-    percents = ("average", "worst", "gap", "best_minus_worst", "std", "bottom_10")
+    percents = ("average", "worst", "worst_noise", "gap", "best_minus_worst", "std", "bottom_10")
     plain = ("gini", "jain")
     lines = [
         [
@@ -153,11 +153,11 @@ def runs(picked: pa.Table, when: str, known: Mapping[str, Known]) -> Table:
         ]
         for run in picked.to_pylist()
     ]
-    spread = ("avg", "worst", "gap", "best − worst", "std", "lowest 10 %", "Gini", "Jain", "worst client")
+    spread = ("avg", "worst", "± of worst", "gap", "best − worst", "std", "lowest 10 %", "Gini", "Jain", "worst client")
     return Table(
         name="runs",
         caption=f"Every run {when}: accuracies in %, their spread in percentage points; "
-        "Gini (0 = equal) and Jain (1 = equal) have no unit.",
+        "± is the binomial standard error. Gini (0 = equal) and Jain (1 = equal) have no unit.",
         columns=["cell", "partition seed", "seed", "round", "protocol", *spread, *["status"] * ended],
         numeric=[False, True, True, True, False, *(True for _ in spread), *[False] * ended],
         rows=lines,
@@ -172,10 +172,10 @@ def diverged(one: Known) -> str:
 
 def percent(estimate: Estimate, signed: bool = False) -> str:
     """`32.2 [30.1, 34.3]`, or `32.2` without an interval; in per cent or percentage points."""
-    if np.isnan(estimate.mean):
+    if np.isnan(estimate.value):
         return NONE
     sign = "+" if signed else ""
-    mean = f"{100 * estimate.mean:{sign}.1f}"
+    mean = f"{100 * estimate.value:{sign}.1f}"
     if np.isnan(estimate.low):
         return mean
     return f"{mean} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"

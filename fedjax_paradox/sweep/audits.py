@@ -107,6 +107,16 @@ def _is_own(name: str) -> bool:
     return ":" in name
 
 
+def shares_one_model(rule: str) -> bool:
+    """Whether all clients are scored with one model; False for a person's own rule, which is not asked.
+
+    Raises:
+      InputError: an unknown rule.
+    """
+    name, numbers = parse_call(rule)
+    return not _is_own(name) and not serves_own_models(name, numbers)
+
+
 def _audit(cells: Sequence[Cell], texts: Texts, own_code: bool, own_models: bool) -> Audit:
     setting = _setting(cells[0], texts)
     # Only TextCNN is known to have no adapters without building the model.
