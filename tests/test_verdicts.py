@@ -324,6 +324,23 @@ def test_coverage_where_one_partition_in_five_has_an_all_wrong_client(partitions
     assert partitions >= FEWEST
 
 
+def test_without_a_client_above_the_floor_there_is_no_verdict(claim):
+    """All clients are scored on 20 rows: there is a difference over all of them, and no other."""
+    facts = {"corpus": "toy", "rule": "fedavg", "alpha": 0.1, "num_clients": 10, "seed": 0, "round": 3}
+    tables = [
+        results.records(
+            {**facts, "cell": f"{model}{p}", "model": model, "partition_seed": p},
+            np.array([50, 50]),
+            {"label_matched": (np.array([wrong + p % 2, 20]), np.array([20, 20]))},
+        )
+        for model, wrong in (("distilbert", 2), ("textcnn", 12))
+        for p in range(6)
+    ]
+    got = outcome(claim, *tables)
+    assert (got.verdict, got.difference.value) == (UNDECIDED, pytest.approx(0.25))
+    assert "there is no a - b over clients of at least 30 rows" in got.reason
+
+
 def test_the_numbers_of_an_outcome(claim):
     got = outcome(claim, runs("distilbert", LARGE, seeds=(0, 1)), runs("textcnn", [*SMALL, 0.5]))
     assert (got.a.mean, got.b.mean) == pytest.approx((np.mean(LARGE), np.mean(SMALL)))

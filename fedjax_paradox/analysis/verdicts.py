@@ -70,7 +70,7 @@ def judge(claims: Sequence[Claim], measured: pa.Table, when: str | None = None) 
     construction.
 
     The interval is that over clients of at least FLOOR rows, to train on and to be scored on. A run that diverged in
-    round 1 counts as the measure that is worst for the verdict, see `statistics.interval`. p is by sign flips, and
+    round 1 counts with the least measure for its lower end and the greatest for its upper one. p is by sign flips, and
     adjusted by Holm for the claims that an interval decides or leaves undecided, protocols by protocols.
 
     Args:
@@ -229,7 +229,8 @@ def _decide(claim: Claim, difference: Estimate) -> tuple[str, str]:
     value, low, high = (100 * number for number in difference[:3])
     partitions = difference.partitions
     if isnan(low):
-        told = "there is no a - b" if isnan(value) else f"a - b = {value:.1f} points without an interval"
+        none = f"there is no a - b over clients of at least {FLOOR} rows"
+        told = none if isnan(value) else f"a - b = {value:.1f} points without an interval"
         return (TOO_FEW if partitions < FEWEST else UNDECIDED), f"{told}: {difference.reason}"
     told = (
         f"a - b = {value:.1f} points over clients of at least {FLOOR} rows, 95 % interval {low:.1f} to {high:.1f} "
