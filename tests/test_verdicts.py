@@ -434,6 +434,17 @@ def test_runs_that_must_not_be_mixed(claim, facts, told):
     assert told in got.reason
 
 
+def test_a_sample_of_the_corpus_for_each_partition_is_no_setting(claim):
+    """The cell's name has it, and no label."""
+
+    def sampled(model, gaps, **facts):
+        tables = [runs(model, gaps[: index + 1], cell=f"corpus.seed={index}", **facts) for index in range(len(gaps))]
+        return [table.filter(pa.compute.equal(table["partition_seed"], i)) for i, table in enumerate(tables)]
+
+    got = outcome(claim, *sampled("distilbert", LARGE), *sampled("textcnn", SMALL))
+    assert (got.verdict, got.difference.partitions) == (SUPPORTED, 6)
+
+
 def test_runs_of_one_study_are_compared_with_each_other(claim):
     """Another study has the same seeds of one side alone."""
     ours, theirs = {"cell": "rounds=3"}, {"cell": "rounds=50"}

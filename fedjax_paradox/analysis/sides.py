@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedjax_paradox.analysis.claims import Claim, Scalar, Side
+from fedjax_paradox.analysis.folders import SAMPLE
 from fedjax_paradox.analysis.runs import MEASURES, RUN, ends, parse_rounds, pick, reaching
 from fedjax_paradox.analysis.statistics import SETTING
 
@@ -90,8 +91,10 @@ def _settings(row: Mapping[str, Any]) -> dict[str, float | str]:
     """What the labels of a run say beyond its columns: `alpha=0.1,local.mu=0.01` -> {"local.mu": 0.01}."""
     text = re.sub(r"\([^)]*\)", "", ", ".join(row[name] for name in _LABELS))
     found = re.findall(r"([\w.]+)=([^,]+)", text)
-    # Where the runs of two folders have one name, `folder` tells them apart; it is no setting.
-    return {key: _number(value) for key, value in sorted(found) if key not in (*RUN, "folder")}
+    # Where the runs of two folders have one name, `folder` tells them apart; it is no setting, and nor is a sample of
+    # the corpus that varies with the partition, which no label but the cell's name has.
+    own = (*RUN, "folder", *([] if f"{SAMPLE}=" in row["corpus"] else [SAMPLE]))
+    return {key: _number(value) for key, value in sorted(found) if key not in own}
 
 
 def _number(text: str) -> float | str:
