@@ -6,7 +6,7 @@ from typing import Any
 from fedjax_paradox.analysis import verdicts
 from fedjax_paradox.analysis.statistics import FEWEST
 from fedjax_paradox.report.tables import Row, is_reference, number, percent
-from fedjax_paradox.report.view import View, is_base
+from fedjax_paradox.report.view import View
 
 _FIRST = 4  # names in a sentence before "and so many more"
 
@@ -18,7 +18,7 @@ def title(view: View, judged: Sequence[verdicts.Verdict]) -> str:
         claims = f"{len(judged)} published claims" if len(judged) > 1 else "A published claim"
         return f"{claims} about the worst client, tested with {models} on {corpora}"
     if len({row.setting["rule"] for row in view.rows}) > 1:
-        return f"Which method serves the worst client of {corpora} best? {models}"
+        return f"Which method serves the worst client best? {models} on {corpora}"
     return f"How the worst client fares: {models} on {corpora}"
 
 
@@ -77,7 +77,7 @@ def _measured(outcome: verdicts.Outcome | None) -> str:
 
 
 def _on_rows(view: View) -> Iterator[str]:
-    """Without claims: the largest gap, what α and the protocol change, and the method that serves the worst best."""
+    """Without claims: the largest gap, what the protocol changes, and the method that serves the worst best."""
     rows = [row for row in view.rows if row.setting["protocol"] == view.protocol and not is_reference(row.setting)]
     known = [row for row in rows if row.estimates["gap"].value == row.estimates["gap"].value]
     if not known:
@@ -92,13 +92,10 @@ def _on_rows(view: View) -> Iterator[str]:
     if len(like) > 1:
         gaps = [f"{row.setting['protocol']} {percent(row.estimates['gap'])}" for row in like]
         yield f"By protocol the gap of these predictions is, in points: {_listed(gaps, len(gaps))}."
-    alphas = [row for row in known if is_base(view, row.setting) and _differ(row, widest) <= {"alpha", "rule"}]
-    if len(alphas) > 1:
-        gaps = [f"{percent(row.estimates['gap'])} at α = {number(row.setting['alpha'])}" for row in alphas]
-        yield f"With less or more label skew it is {_listed(gaps, 6)}."
     rivals = [row for row in view.rows if _differ(row, widest) <= {"rule"}]
     if len(rivals) > 1:
-        ordered = sorted(rivals, key=lambda row: -row.estimates["worst"].value)
+        known = [row for row in rivals if row.estimates["worst"].value == row.estimates["worst"].value]
+        ordered = sorted(known, key=lambda row: -row.estimates["worst"].value)
         told = [f"{row.setting['rule']} {percent(row.estimates['worst'])}" for row in ordered]
         yield f"The worst client by method, in %: {_listed(told, 6)}."
 

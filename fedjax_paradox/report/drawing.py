@@ -46,7 +46,7 @@ STYLE: Any = {
     "svg.hashsalt": "fedjax-paradox",
     "pdf.fonttype": 42,
 }
-WIDTH, PANEL = 3.3, 0.95  # inches: a column's width, a panel's height
+WIDTH, PANEL = 3.3, 0.9  # inches: a column's width, a panel's height
 
 
 def save(figure: Figure) -> dict[str, bytes]:

@@ -57,37 +57,39 @@ class Clients(NamedTuple):
 
 @mpl.rc_context(STYLE)
 def forest(claims: Mapping[str, Sequence[Comparison]], looks: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """A row per comparison in groups of a claim; looks: verdict -> how its marker is drawn."""
-    count = sum(map(len, claims.values())) + 1.3 * len(claims)
+    """A row per comparison, of which a claim's first bears the claim's name; looks: verdict -> how it is drawn."""
+    every = [row for rows in claims.values() for row in rows]
+    count = len(every) + _BETWEEN * len(claims)
     figure = Figure(figsize=(WIDTH, 0.85 + 0.115 * count), layout="constrained")
     axis = figure.subplots()
-    low, high = _reach([row for rows in claims.values() for row in rows])
-    place, ticks, headings = 0.0, {}, []
+    limits = _reach(every)
+    place, ticks = 0.0, {}
     for index, (claim, rows) in enumerate(claims.items()):
         if index % 2 == 0:
-            axis.axhspan(place - 0.65, place + len(rows) + 0.65, color="#f2f2f2", linewidth=0)
-        ticks[place] = drawing.shown(claim, 24)
-        headings.append(place)
-        for row in rows:
+            reach = 0.5 + _BETWEEN / 2
+            axis.axhspan(place - reach, place + len(rows) - 1 + reach, color="#f2f2f2", linewidth=0)
+        for number, row in enumerate(rows):
+            ticks[place] = drawing.shown(row.label if number else claim, 24)
+            _compared(axis, place, row, limits, looks[row.verdict])
             place += 1
-            ticks[place] = drawing.shown(row.label, 24)
-            _compared(axis, place, row, (low, high), looks[row.verdict])
-        place += 1.3
+        place += _BETWEEN
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(xlim=(low, high), ylim=(count - 0.65, -0.65), xlabel="a − b (percentage points)")
+    axis.set(xlim=limits, ylim=(count - 0.5 - _BETWEEN / 2, -0.5 - _BETWEEN / 2), xlabel="a − b (percentage points)")
     axis.set_yticks(list(ticks), list(ticks.values()))
-    for place, label in zip(ticks, axis.get_yticklabels(), strict=True):
-        label.set_fontweight("bold" if place in headings else "normal")
+    first = np.cumsum([0, *map(len, claims.values())])
+    for index in first[:-1]:
+        axis.get_yticklabels()[index].set_fontweight("bold")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(visible=False, axis="y")
-    there = [verdict for verdict in looks if any(row.verdict == verdict for rows in claims.values() for row in rows)]
-    handles = [Line2D([], [], linestyle="", label=verdict, **looks[verdict]) for verdict in there]
+    there = {row.verdict for row in every}
+    handles = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items() if name in there]
     handles.append(Line2D([], [], linestyle="", label="published", **_PUBLISHED))
     drawing.legend(figure, [], handles)
     return figure
 
 
+_BETWEEN = 0.4  # rows between two claims
 _PUBLISHED: Any = {"marker": "x", "color": "black", "markersize": 4}
 
 
@@ -168,7 +170,7 @@ def learning_curves(panels: Panels) -> Figure:
 _CURVES: Mapping[str, Mapping[str, Any]] = {
     "mean client": {"color": COLOURS[0], "linestyle": LINES[0], "linewidth": 1.4},
     "worst client": {"color": COLOURS[1], "linestyle": LINES[1], "linewidth": 1.4},
-    "worst client of each run": {"color": COLOURS[1], "linewidth": 0.5, "alpha": 0.55},
+    "worst of each run": {"color": COLOURS[1], "linewidth": 0.5, "alpha": 0.55},
 }
 
 

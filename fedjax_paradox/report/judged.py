@@ -115,15 +115,17 @@ def forest(judged: Sequence[verdicts.Verdict]) -> list[Picture]:
     if not claims:
         return []
     spoken = "; ".join(
-        f"{claim}, {row.label}: {100 * row.value:+.1f}, {row.verdict}" for claim, rows in claims.items() for row in rows
+        f"{claim} "
+        + ", ".join(f"{row.label} {100 * row.value:+.1f} {row.verdict}" for row in rows if row.value == row.value)
+        for claim, rows in claims.items()
     )
     return [
         Picture(
             "forest",
             VERDICTS,
-            "Side a minus side b of every claim with its 95 % interval over partitions: as published, each side under "
-            f"its own protocol, then both under one; over clients of at least {FLOOR} train rows, which verdicts go "
-            "by. Arrow: the interval goes on.",
+            "Side a minus side b of every claim with its 95 % interval over partitions. The row with a claim's name is "
+            "as published, each side under its own protocol; below it both are under one. Over clients of at least "
+            f"{FLOOR} rows, which verdicts go by. Arrow: the interval goes on.",
             f"Differences in points by claim and protocol: {spoken}.",
             figures.forest(claims, _LOOKS),
         )
@@ -131,12 +133,17 @@ def forest(judged: Sequence[verdicts.Verdict]) -> list[Picture]:
 
 
 def _comparisons(verdict: verdicts.Verdict) -> list[figures.Comparison]:
+    """The published one first, with or without data; of the others those with."""
     found = {"as published": verdict.mix, **verdict.matched}
-    return [
-        figures.Comparison(label, outcome.verdict, *outcome.floored[:3], outcome.published)
+    rows = [
+        figures.Comparison(label, outcome.verdict, *(outcome.floored or _NOTHING)[:3], outcome.published)
         for label, outcome in found.items()
-        if outcome.floored is not None and outcome.floored.value == outcome.floored.value
     ]
+    known = [row for row in rows if row.value == row.value]
+    return [row for row in rows if row in (rows[0], *known)] if known else []
+
+
+_NOTHING = (float("nan"),) * 3
 
 
 def _mark(colour: str, marker: str, filled: bool = True) -> dict[str, Any]:
@@ -151,4 +158,5 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
     verdicts.FALSE_BY_CONSTRUCTION: _mark(COLOURS[1], "v"),
     verdicts.UNDECIDED: _mark("#444444", "o", filled=False),
     verdicts.TOO_FEW: _mark("#888888", "d", filled=False),
+    verdicts.NO_DATA: {"color": "#888888", "marker": ""},
 }

@@ -44,23 +44,16 @@ def _skew(view: View, corpus: str) -> Iterator[Picture]:
 
 
 def _clients(view: View, corpus: str) -> Iterator[Picture]:
-    """At the alpha that has most numbers of clients."""
+    """At the alpha that has most numbers of clients, the models that have several."""
     here = [row for row in view.rows if row.setting["corpus"] == corpus]
-    rows = [row for row in here if is_base(view, {**row.setting, "num_clients": view.num_clients})]
-    found: dict[float, set[int]] = {}
-    for row in rows:
-        found.setdefault(row.setting["alpha"], set()).add(row.setting["num_clients"])
-    if found:
-        alpha = min(found, key=lambda alpha: (-len(found[alpha]), alpha))
-        words = (
-            "number-of-clients",
-            CLIENTS,
-            "number of clients K",
-            f"the number of clients on {corpus}, α = {number(alpha)}",
-        )
-        rows = [row for row in rows if row.setting["alpha"] == alpha]
-        several = {row.setting["model"] for row in rows if row.setting["num_clients"] != view.num_clients}
-        yield from _against([row for row in rows if row.setting["model"] in several], "num_clients", view, words)
+    here = [row for row in here if is_base(view, {**row.setting, "num_clients": view.num_clients})]
+    found = Counter(alpha for alpha, _ in {(row.setting["alpha"], row.setting["num_clients"]) for row in here})
+    alpha = min(found, key=lambda alpha: (-found[alpha], alpha), default=0.0)
+    rows = [row for row in here if row.setting["alpha"] == alpha]
+    several = {row.setting["model"] for row in rows if row.setting["num_clients"] != view.num_clients}
+    rows = [row for row in rows if row.setting["model"] in several]
+    what = f"the number of clients on {corpus}, α = {alpha:g}"
+    yield from _against(rows, "num_clients", view, ("number-of-clients", CLIENTS, "number of clients K", what))
 
 
 def _against(rows: Sequence[Row], column: str, view: View, words: tuple[str, str, str, str]) -> Iterator[Picture]:
