@@ -82,7 +82,7 @@ def forest(claims: Mapping[str, Sequence[Comparison]], looks: Mapping[str, Mappi
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(visible=False, axis="y")
-    there = {row.verdict for row in every}
+    there = {row.verdict for row in every if not np.isnan(row.value)}
     handles = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items() if name in there]
     handles.append(Line2D([], [], linestyle="", label="published", **_PUBLISHED))
     drawing.legend(figure, [], handles)
@@ -189,7 +189,8 @@ def clients_by_rows(panels: Mapping[str, Clients], classes: Sequence[str]) -> Fi
     titles = [list(panels)[first : first + 2] for first in range(0, len(panels), 2)]
     figure, axes = drawing.grid([row[0] for row in titles], len(titles[0]), high=1.3, sharex=True, sharey=True)
     for axis, (model, clients) in zip(axes.flat, panels.items(), strict=False):
-        axis.set_title(drawing.shown(model), loc="left", fontweight="bold")
+        axis.set_title(drawing.shown(model, 20), loc="left", fontweight="bold")
+        axis.tick_params(labelbottom=True)
         _draw_clients(axis, clients)
     for axis in axes[-1]:
         axis.set_xlabel("client's train rows")
@@ -224,7 +225,8 @@ def methods(panels: Panels, names: Sequence[str], references: Mapping[str, Mappi
       panels: lines whose x is the number of a method's name; references: row -> column -> lines of one value each.
     """
     columns = list(next(iter(panels.values())))
-    figure, axes = drawing.grid(list(panels), len(columns), high=0.35 + 0.2 * len(names), sharey=True)
+    wrapped = [fill(drawing.shown(name, 54), 18, break_long_words=False, break_on_hyphens=False) for name in names]
+    figure, axes = drawing.grid(list(panels), len(columns), high=0.35 + _room(wrapped) * len(names), sharey=True)
     labels = list(dict.fromkeys(line.label for row in panels.values() for lines in row.values() for line in lines))
     compared = list(dict.fromkeys(line.label for row in references.values() for own in row.values() for line in own))
     for row, (panel, measured) in zip(axes, panels.items(), strict=True):
@@ -233,7 +235,6 @@ def methods(panels: Panels, names: Sequence[str], references: Mapping[str, Mappi
                 axis.axvline(100 * line.value[0], **_reference(compared.index(line.label)))
             _draw_marks(axis, measured[name], labels)
             axis.set_xlabel(name)
-        wrapped = [fill(drawing.shown(name, 44), 18, break_long_words=False) for name in names]
         row[0].set_yticks(range(len(names)), wrapped)
         row[0].set_ylim(len(names) - 0.5, -0.5)
     handles = [Line2D([], [], label=drawing.shown(name), **_reference(i)) for i, name in enumerate(compared)]
@@ -241,8 +242,13 @@ def methods(panels: Panels, names: Sequence[str], references: Mapping[str, Mappi
     return figure
 
 
+def _room(labels: Sequence[str]) -> float:
+    """Inches that the longest of them needs."""
+    return max(0.2, 0.06 + 0.115 * max(1 + label.count("\n") for label in labels))
+
+
 def _reference(index: int) -> dict[str, Any]:
-    return {"color": "0.35", "linewidth": 0.9, "linestyle": LINES[1:][index % 3]}
+    return {"color": ("0.2", "0.65")[index // 3 % 2], "linewidth": 0.9, "linestyle": LINES[1:][index % 3]}
 
 
 def _draw_marks(axis: Axes, lines: Sequence[Line], labels: list[str]) -> None:
