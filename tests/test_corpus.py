@@ -136,6 +136,21 @@ def test_classes_are_numbered(tmp_path, cache, labels, classes, expected, names)
 
 
 @pytest.mark.parametrize(
+    ("corpus", "labels", "names"),
+    [
+        ("ag_news", [3, 0, 1, 2], ("World", "Sports", "Business", "Sci/Tech")),
+        ("stanfordnlp/sentiment140", [1, 0, 1, 0], ("negative", "positive")),
+        ("sentiment140", [2, 0, 1, 2], ("0", "1", "2")),  # other numbers than the publisher's
+        ("ag_news", ["b", "a", "b", "a"], ("a", "b")),
+        ("news", [3, 0, 1, 2], ("0", "1", "2", "3")),
+    ],
+)
+def test_the_numbers_of_published_data_sets_have_their_names(tmp_path, cache, corpus, labels, names):
+    path = write(tmp_path / "rows.parquet", labels=labels)
+    assert load_texts(corpus, files=(path, path), cache=cache).classes == names
+
+
+@pytest.mark.parametrize(
     ("classes", "expected", "names"),
     [
         (None, [1, 0, 1], ("World", "Sports")),

@@ -81,6 +81,18 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.found if tag == name]
 
 
+class Words(HTMLParser):
+    """The text between the tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text = ""
+        self.feed(text)
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
 def contents(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
@@ -103,7 +115,7 @@ def test_the_page_can_be_read_without_seeing_it(report):
     tags = Tags((report / page.PAGE).read_text(encoding="utf-8"))
     assert all(len(image["alt"]) > 20 for image in tags.all("img"))
     assert len(tags.all("caption")) == len(tags.all("table")) > 5
-    assert len(tags.all("figcaption")) == len(tags.all("figure")) == len(tags.all("img")) == 5
+    assert len(tags.all("figcaption")) == len(tags.all("figure")) == len(tags.all("img")) == 3
     assert all(head.get("scope") == "col" for head in tags.all("th"))
     levels = [int(tag[1]) for tag, _ in tags.found if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -113,14 +125,46 @@ def test_the_page_can_be_read_without_seeing_it(report):
 
 def test_the_order_of_the_page(report):
     text = (report / page.PAGE).read_text(encoding="utf-8")
-    sections = re.findall(r'<section id="(\w+)">', text)
-    assert sections == ["audit", "claims", "accuracy", "figures", "run", "methods", "every"]
-    assert sections == re.findall(r'<li><a href="#(\w+)">', text)
+    assert re.findall(r'<section id="(\w+)"', text) == ["answer", "rounds", "worst", "detail"]  # skew answers first
+    assert text.index("<h1>") < text.index('id="gap-and-worst"') < text.index('<section id="rounds"')
+    folded = re.findall(r'<details id="([\w-]+)"', text)
+    assert folded == ["claims-why", "accuracy", "every", "audit", "run", "computed"]
+    assert text.index('<section id="detail"') < text.index("<details")
+
+
+def without_folds(markdown):
+    """What a reader sees before opening anything."""
+    while (shorter := re.sub(r"<details>(?:(?!<details>).)*?</details>", "", markdown, flags=re.S)) != markdown:
+        markdown = shorter
+    assert "details>" not in markdown
+    return markdown
+
+
+def test_markdown_says_what_the_page_says(report):
+    """Word for word in the same order, but for configurations and for the figures' alternative texts."""
+    html, markdown = ((report / name).read_text(encoding="utf-8") for name in (page.PAGE, page.TEXT))
+    on_page = Words(re.sub(r"<(style|script|title|pre)>.*?</\1>", "", html, flags=re.S)).text
+    markup = r"!\[.*?(?<!\\)\]\(figures/.*?\)|</?(?:details|summary)>|^\|[:|-]+\|$"
+    in_markdown = re.sub(markup, "", markdown, flags=re.M).replace("\\", "")
+    assert re.findall(r"\w+", in_markdown) == re.findall(r"\w+", on_page)
+
+
+@pytest.fixture(scope="module")
+def paper(place, tmp_path_factory):
+    """The report of the published experiments' runs, the largest that is committed."""
+    out = tmp_path_factory.mktemp("paper")
+    runs = sorted((CLAIMS.parent / "results" / "runs").iterdir())
+    page.write(runs, out, CLAIMS, place / "cache", "last")
+    return out
+
+
+def test_the_markdown_is_short_before_anything_is_opened(paper):
+    assert len(without_folds((paper / page.TEXT).read_text(encoding="utf-8")).encode()) <= 30_000
 
 
 def test_every_file_is_there(report):
     names = set(contents(report))
-    figures = ("gap-against-alpha", "learning-curves", "clients-by-class", "clients", "protocols")
+    figures = ("gap-and-worst", "learning-curves", "worst-clients")
     protocols = ("train-rows", "label-filtered", "label-matched", "holdout", "global")
     assert names == {
         "report.html",
@@ -128,6 +172,7 @@ def test_every_file_is_there(report):
         ".report.json",
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),
         *(f"tables/accuracy-{name}.tex" for name in protocols),
+        "tables/verdicts.tex",
         "tables/claims.tex",
         "tables/audit.tex",
     }
@@ -208,7 +253,7 @@ def browse(tmp_path_factory):
 def test_the_figures_are_drawn(browse, report):
     script = "const n = [...document.images].filter(i => i.complete && i.naturalWidth > 300).length;"
     script = f"addEventListener('load', () => {{ {script} document.title = 'drawn ' + n; }});"
-    assert "<title>drawn 5</title>" in browse(report / page.PAGE, script)
+    assert "<title>drawn 3</title>" in browse(report / page.PAGE, script)
 
 
 SORT = """
@@ -248,23 +293,59 @@ def test_tables_sort(browse, report):
 
 @pytest.mark.chromium
 def test_the_page_fits_a_phone(browse, report):
-    """A frame, since a headless window is not made narrower than 500 pixels."""
+    width, needed, *_ = framed(browse, report, 390)
+    assert 370 <= width <= 390
+    assert needed <= width
+
+
+def framed(browse, report, width):
+    """(width, width needed, bottom of the verdicts' figure or 0, height) of a page in a window of so many pixels.
+
+    A frame, since a headless window is not made narrower than 500 pixels.
+    """
     script = """
 const frame = document.createElement("iframe");
-frame.style.width = "390px";
+frame.style.width = "%dpx";
 frame.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*?<\\/script>/g, "");
 frame.onload = () => {
-  const inner = frame.contentDocument.documentElement;
-  document.title = "phone " + inner.clientWidth + " " + inner.scrollWidth;
+  const inner = frame.contentDocument, root = inner.documentElement;
+  const figure = inner.getElementById("forest"), image = figure && figure.querySelector("img");
+  const bottom = image ? Math.ceil(image.getBoundingClientRect().bottom) : 0;
+  document.title = ["framed", root.clientWidth, root.scrollWidth, bottom, root.scrollHeight].join(" ");
 };
 document.body.append(frame);
-"""
+""".replace("%dpx", f"{width}px")
     source = (report / page.PAGE).read_text(encoding="utf-8")
     free = report.parent / "unframed.html"  # the policy of the page forbids frames, as it should
     free.write_text(re.sub("<meta http-equiv.*?>", "", source), encoding="utf-8")
-    width, needed = re.search(r"<title>phone (\d+) (\d+)</title>", browse(free, script)).groups()
-    assert 370 <= int(width) <= 390
-    assert int(needed) <= int(width)
+    return map(int, re.search(r"<title>framed ([\d ]+)</title>", browse(free, script))[1].split())
+
+
+@pytest.mark.chromium
+@pytest.mark.parametrize(("width", "screen", "before"), [(390, 844, 29_300), (1280, 800, 21_300)])
+def test_two_screens_hold_the_answer_and_the_page_is_short(browse, paper, width, screen, before):
+    """The figure of the verdicts, and a third of what the page was before its details were folded."""
+    *_, bottom, height = framed(browse, paper, width)
+    assert 0 < bottom <= 2 * screen
+    assert height <= before / 3
+
+
+@pytest.mark.chromium
+def test_printing_opens_what_is_folded(browse, report):
+    """By the page's own rule, put to use on the screen: every table of the details is drawn."""
+    text = (report / page.PAGE).read_text(encoding="utf-8")
+    assert text.count("@media print") == 1
+    printed = report.parent / "printed.html"
+    printed.write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    script = """
+const tables = [...document.querySelectorAll("details table")];
+const shown = tables.filter(table => table.checkVisibility());
+const sticky = [...document.querySelectorAll("*")].filter(each => getComputedStyle(each).position === "sticky");
+const cut = [...document.querySelectorAll(".wide")].filter(each => getComputedStyle(each).overflowX !== "visible");
+document.title = ["print", shown.length, sticky.length, cut.length].join(" ");
+"""
+    tables = len(Tags(text[text.index("<details") :]).all("table"))
+    assert f"<title>print {tables} 0 0</title>" in browse(printed, script)
 
 
 @pytest.mark.chromium
@@ -371,7 +452,7 @@ def test_hostile_names_are_text_on_the_page_and_in_markdown(named):
     assert not [image for image in tags.all("img") if "onerror" in image]
     assert "{{7*7}}{% raw %}" in text
     markdown = (out / page.TEXT).read_text(encoding="utf-8")
-    without_figures = re.sub(r"\]\(figures/[a-z-]+\.svg\)", "", markdown)
+    without_figures = re.sub(r"\]\(figures/[a-z0-9-]+\.svg\)|</?(?:details|summary)>", "", markdown)
     assert not re.search(r"(?<!\\)\]\(", without_figures)
     assert not re.search(r"(?<!\\)[<`$]", without_figures)
     assert "https://" not in markdown

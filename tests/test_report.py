@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic
+from matplotlib.text import Text
 
 from fedjax_paradox.analysis.folders import labelled, read_folders
 from fedjax_paradox.analysis.runs import measures, pick
-from fedjax_paradox.config import load
+from fedjax_paradox.config import cells, load
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
-from fedjax_paradox.report import drawing, figures, markup, tables
+from fedjax_paradox.report import drawing, markup, tables
 from fedjax_paradox.report.content import gather
 from fedjax_paradox.report.findings import audit_folders, fixed
 from fedjax_paradox.report.tables import REFERENCES, Table
 from fedjax_paradox.storage import cells as stored
 from fedjax_paradox.storage import results
+from fedjax_paradox.sweep.audits import audit
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,10 @@ def content(full, place):
 @pytest.fixture
 def copy(full, tmp_path):
     return shutil.copytree(full, tmp_path / "copy")
+
+
+def drawn(content, name):
+    return next(picture for picture in content.pictures if picture.name == name)
 
 
 def small(place, out, *overrides, **more):
@@ -353,7 +360,12 @@ def test_means_have_the_diverged_run_at_its_last_finite_round(place, tmp_path):
     told = dict(zip(table.columns, table.rows[0], strict=True))
     assert told["gap"].split(" ")[0] == f"{100 * np.mean(gaps):.1f}"
     assert told["runs"] == "3 (1 diverged)"
-    assert "runs: 1 of 3 diverged" in next(p.caption for p in content.pictures if p.name == "gap-against-alpha")
+    picture = drawn(content, "learning-curves")
+    assert "runs: 1 of 3 diverged" in picture.caption
+    (axis,) = picture.figure.axes
+    assert all(list(line.get_xdata()) == [1, 2, 3, 4] for line in axis.lines)  # the one that diverged goes on
+    flat = [line.get_ydata() for line in axis.lines if len(set(line.get_ydata()[1:])) == 1]
+    assert len(flat) == 1  # with its last finite value
 
 
 def test_a_folder_in_which_everything_diverged_at_once(place, tmp_path):
@@ -375,11 +387,10 @@ def test_no_cell_but_the_first_kind_has_a_figure_without_numbers(place, tmp_path
         diverged={f"rule=fedavg,partition_seed={seed}": (1, 0) for seed in (1, 2)},
     )
     pictures = gather([run], None, place / "cache").pictures
-    assert "clients-by-class" not in {picture.name for picture in pictures}
-    alt = next(picture.alt for picture in pictures if picture.name == "rules")
-    assert "fedavg without a number" in alt
-    caption = next(picture.caption for picture in pictures if picture.name == "rules")
-    assert "2 of 4 runs diverged and count with their last finite round" in caption
+    (picture,) = pictures
+    assert picture.name == "methods"
+    assert "fedavg without a number" in picture.alt
+    assert "2 of 4 runs diverged and count with their last finite round" in picture.caption
     assert "nan" not in " ".join(picture.alt for picture in pictures)
     assert all(drawing.save(picture.figure)["svg"] for picture in pictures)
 
@@ -404,8 +415,8 @@ def test_a_claim_on_two_names_of_one_run(eventful, place, tmp_path):
     (tmp_path / "claims.yaml").write_text(f"- {{id: one, text: t, source: s, where: {{}}, round: 4, {sides}}}")
     content = gather([eventful], tmp_path / "claims.yaml", place / "cache")
     (claim,) = content.claims
-    for line in content.verdicts.rows:  # no 0.0 as if it had been measured
-        told = dict(zip(content.verdicts.columns, line, strict=True))
+    for line in content.verdicts[1].rows:  # no 0.0 as if it had been measured
+        told = dict(zip(content.verdicts[1].columns, line, strict=True))
         assert told["a − b"] == "equal"
         assert told["verdict"].startswith("false by construction (a: 2 of 6 diverged, 1 of them in round 1")
     assert claim.verdict == "false by construction"
@@ -430,7 +441,7 @@ def test_a_caption_gives_each_model_its_own_last_round(place, tmp_path):
     one = small(place, tmp_path / "one", "model=textcnn")
     two = small(place, tmp_path / "two", "model=distilbert", rounds=1)
     for picture in gather([one, two], None, place / "cache").pictures:
-        if picture.name in ("clients-by-class", "clients"):
+        if picture.name == "worst-clients":
             assert "textcnn after round 2" in picture.caption
             assert "distilbert after round 1" in picture.caption
 
@@ -569,8 +580,7 @@ def test_a_corpus_that_changed_is_not_audited(place, tmp_path):
     content = gather([run], None, tmp_path / "cache")
     assert content.audit is None
     assert "has changed since" in content.no_audit[0]
-    picture = next(picture for picture in content.pictures if picture.name == "clients-by-class")
-    assert "could not be read again" in picture.caption
+    assert "could not be read again" in drawn(content, "worst-clients").caption
 
 
 def test_a_corpus_that_is_gone_is_one_line(place, tmp_path):
@@ -616,18 +626,20 @@ def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):
     rules = "grid.rule=[centralised, fedavg, local_only, uniform]"
     run = small(place, tmp_path / "run", rules, PARTITIONS)
     content = gather([run], None, tmp_path / "cache")
-    (table, *_), pictures = content.accuracy, {picture.name: picture for picture in content.pictures}
+    table = content.accuracy[0]
     place_of_rule = list(table.columns).index("rule")
     assert [row[place_of_rule] for row in table.rows] == ["fedavg", "uniform", "centralised", "local_only"]
     assert "Lines to compare with, not federated: centralised, local_only." in table.notes
-    assert "centralised" not in pictures["rules-worst"].alt
-    axis = pictures["rules-worst"].figure.axes[0]
+    assert "centralised" not in drawn(content, "methods").alt
+    for axis, column in zip(drawn(content, "methods").figure.axes, ("worst", "gap"), strict=True):
+        shown = list(table.columns).index(column)
+        means = [float(row[shown].partition(" ")[0]) for row in table.rows if row[place_of_rule] in REFERENCES]
+        lines = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() != "None"]
+        assert sorted(lines) == pytest.approx(sorted(means), abs=0.05)  # as printed
     worst = list(table.columns).index("worst")
-    means = [float(row[worst].partition(" ")[0]) for row in table.rows if row[place_of_rule] in REFERENCES]
-    assert sorted(line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--") == pytest.approx(
-        sorted(means),
-        abs=0.05,  # as printed
-    )
+    ordered = sorted(table.rows[:2], key=lambda row: -float(row[worst].partition(" ")[0]))
+    labels = [label.get_text() for label in drawn(content, "methods").figure.axes[0].get_yticklabels()]
+    assert labels == [row[place_of_rule] for row in ordered]  # the best first
 
 
 # Figures
@@ -635,62 +647,159 @@ def test_lines_to_compare_with_come_last_and_are_no_candidates(place, tmp_path):
 
 def test_every_figure_where_there_are_data_for_it(content):
     names = [picture.name for picture in content.pictures]
-    compared = ["rules", "rules-worst", "protocols"]
-    assert names == ["gap-against-alpha", "learning-curves", "clients-by-class", "clients", *compared]
+    assert names == ["gap-and-worst", "learning-curves", "worst-clients", "methods"]
     assert all(picture.alt and picture.caption for picture in content.pictures)
 
 
 def test_no_figure_without_data_for_it(place, tmp_path):
     content = gather([small(place, tmp_path / "one", "rounds=1", "protocols=[global]")], None, place / "cache")
-    assert [picture.name for picture in content.pictures] == ["gap-against-alpha", "clients-by-class", "clients"]
-    axis = content.pictures[0].figure.axes[0]
-    assert [len(line.get_xdata()) for line in axis.containers[0].lines[:1]] == [1]  # the point of the one alpha
+    assert [picture.name for picture in content.pictures] == ["worst-clients"]
+
+
+def test_every_corpus_has_figures_of_its_own_and_global_has_no_panel(place, tmp_path):
+    grid = ("grid.alpha=[0.1, 1.0]",)
+    runs = [small(place, tmp_path / name, *grid, f"corpus.name={name}") for name in ("news", "tweets/b")]
+    content = gather(runs, None, place / "cache")
+    found = {picture.name: picture for picture in content.pictures}
+    kinds = ("gap-and-worst", "learning-curves", "worst-clients")
+    assert len(found) == 6
+    assert {name for name in found if name.endswith("-news")} == {f"{kind}-news" for kind in kinds}
+    protocols = [axis.get_title(loc="left") for axis in found["gap-and-worst-news"].figure.axes[::2]]
+    assert protocols == ["label_matched", "holdout", "label_filtered", "train_rows"]
 
 
 def test_rules_are_compared_where_there_are_several(place, tmp_path):
     one = small(place, tmp_path / "one", "grid.alpha=[0.1, 1.0]")
     two = small(place, tmp_path / "two", "alpha=0.1", "rule=fedavgw(beta=0.5)")
-    (picture,) = [p for p in gather([one, two], None, place / "cache").pictures if p.name == "rules"]
-    assert [axis.get_title(loc="left") for axis in picture.figure.axes] == ["α = 0.1"]
+    picture = drawn(gather([one, two], None, place / "cache"), "methods")
+    assert [axis.get_title(loc="left") for axis in picture.figure.axes] == ["α = 0.1", ""]
 
 
 def test_the_gap_against_the_number_of_clients(place, tmp_path):
     run = small(place, tmp_path / "run", "grid.num_clients=[5, 20]", "protocols=[label_matched]")
     content = gather([run], None, place / "cache")
-    picture = next(picture for picture in content.pictures if picture.name == "gap-against-clients")
-    (line,) = picture.figure.axes[0].containers
-    told = {entry[content.accuracy[0].columns.index("K")]: entry[-1] for entry in content.accuracy[0].rows}
-    assert line.lines[0].get_xdata().tolist() == [5, 20]
-    assert [f"{gap:.1f}" for gap in line.lines[0].get_ydata()] == [told["5"], told["20"]]
-    assert f"5 clients {told['5']}" in picture.alt
+    picture, table = drawn(content, "number-of-clients"), content.accuracy[0]
+    for axis, name in zip(picture.figure.axes, ("gap", "worst"), strict=True):
+        told = {row[table.columns.index("K")]: row[table.columns.index(name)] for row in table.rows}
+        (line,) = axis.containers
+        assert line.lines[0].get_xdata().tolist() == [5, 20]
+        assert [f"{value:.1f}" for value in line.lines[0].get_ydata()] == [told["5"], told["20"]]
+    assert f"num clients 5 {dict(zip(table.columns, table.rows[0], strict=True))['gap']}" in picture.alt
 
 
 def test_no_gap_or_interval_is_cut_off(content):
-    for name in ("gap-against-alpha", "rules", "protocols"):
-        figure = next(picture.figure for picture in content.pictures if picture.name == name)
-        for axis in figure.axes:
-            low, high = axis.get_ylim()
-            for container in axis.containers:
-                assert (container.lines[0].get_ydata() > low).all()
-                assert (container.lines[0].get_ydata() < high).all()
-                ends = np.concatenate([bar.get_segments() for bar in container.lines[2]])[..., 1]
-                assert (ends[np.isfinite(ends)] < high).all()
+    """A gap and an accuracy end at 0 and 100 %, and so do their intervals."""
+    for axis in drawn(content, "gap-and-worst").figure.axes:
+        low, high = axis.get_ylim()
+        for container in axis.containers:
+            ends = np.concatenate([bar.get_segments() for bar in container.lines[2]])[..., 1]
+            everything = np.concatenate([container.lines[0].get_ydata(), ends[np.isfinite(ends)].ravel()])
+            assert low < everything.min() <= everything.max() < high
 
 
-def test_the_worst_client_is_told_where_it_changes():
-    curve = figures.Curve(np.arange(1, 6), np.full(5, 0.9), np.full(5, 0.4), np.array([3, 3, 7, 7, 3]))
-    axis = figures.learning_curves({"run": curve}).axes[0]
-    assert [(text.get_text(), text.xy[0]) for text in axis.texts] == [("3", 1), ("7", 3), ("3", 5)]
+def test_every_letter_is_legible_in_a_column(content, judged):
+    """7 points at 3.3 inches, the width of a column of a two-column paper: none smaller, none beyond the edge."""
+    for picture in [*content.pictures, *judged.pictures]:
+        assert picture.figure.get_figwidth() == 3.3
+        drawing.save(picture.figure)  # lays it out
+        box = picture.figure.get_tightbbox()  # inches
+        assert -0.01 < box.x0 < box.x1 < 3.31, (picture.name, box)  # a hundredth: no letter is that narrow
+        texts = picture.figure.findobj(Text)
+        assert min(text.get_fontsize() for text in texts if text.get_text()) >= 7.0
 
 
-@pytest.mark.parametrize("clients", [1, 50])
-def test_a_heat_map_of_few_and_many_clients(clients):
-    counts = np.zeros((clients, 3), np.int64)
-    counts[:, 1] = 5
-    accuracy = np.full(clients, np.nan)
-    accuracy[0] = 0.5
-    grid = figures.Grid(("a", "$b", "_c"), counts, counts.sum(axis=1), {"m": accuracy})
-    assert drawing.save(figures.clients_by_class(grid))["svg"].startswith(b"<?xml")
+def test_learning_curves_are_means_over_runs(place, tmp_path):
+    run = small(place, tmp_path / "run", PARTITIONS, "protocols=[label_matched]")
+    (axis,) = drawn(gather([run], None, place / "cache"), "learning-curves").figure.axes
+    rounds: dict[int, dict[int, list]] = {1: {}, 2: {}}
+    for row in results.read(run).to_pylist():
+        if row["train_rows"]:
+            rounds[row["round"]].setdefault(row["partition_seed"], []).append(row["correct"] / row["total"])
+    means = [100 * np.mean([np.mean(found) for found in each.values()]) for each in rounds.values()]
+    worst = [100 * np.mean([min(found) for found in each.values()]) for each in rounds.values()]
+    of_each = [[100 * min(each[seed]) for each in rounds.values()] for seed in (1, 2, 3)]
+    curves = [line.get_ydata().tolist() for line in axis.lines]
+    assert curves[-2:] == [pytest.approx(means), pytest.approx(worst)]
+    assert sorted(curves[:-2]) == [pytest.approx(curve) for curve in sorted(of_each)]
+
+
+def test_the_worst_client_of_every_run_is_ringed_and_its_class_named(place, tmp_path):
+    run = small(place, tmp_path / "run", PARTITIONS, "alpha=0.1")
+    picture = drawn(gather([run], None, place / "cache"), "worst-clients")
+    rows = [row for row in results.read(run).to_pylist() if row["round"] == 2 and row["protocol"] == "label_matched"]
+    settings = {
+        name: one.setting for one in audit(cells(load(run / "config.yaml")), place / "cache") for name in one.cells
+    }
+    worst, held = [], Counter()
+    for cell, setting in settings.items():
+        scored = [row for row in rows if row["cell"] == cell and row["train_rows"]]
+        lowest = min(scored, key=lambda row: row["correct"] / row["total"])
+        worst.append((lowest["train_rows"], 100 * lowest["correct"] / lowest["total"]))
+        held[sorted(synthetic.CLASSES)[setting.train[lowest["client"]].argmax()]] += 1
+    (axis,) = picture.figure.axes
+    ring = axis.lines[-1]
+    assert sorted(zip(ring.get_xdata(), ring.get_ydata(), strict=True)) == [pytest.approx(one) for one in sorted(worst)]
+    ((name, count),) = held.most_common(1)
+    assert f"holds mostly {name} in {count} of 3 runs" in picture.alt
+    legend = {text.get_text() for text in picture.figure.legends[0].get_texts()}
+    assert legend == {*synthetic.CLASSES, "worst of its run"}
+
+
+# The forest plot
+
+
+@pytest.fixture(scope="module")
+def judged(place, tmp_path_factory):
+    """Six partitions, so that there are verdicts: one claim that these runs support, one that they contradict."""
+    folder = tmp_path_factory.mktemp("judged")
+    seeds = [[seed] * 2 for seed in range(1, 7)]
+    run = small(place, folder / "run", f"grid.partition_seed,seed={seeds}", "grid.model=[textcnn, distilbert]")
+    side = "{{where: {{model: {}}}, protocol: label_filtered, round: 2, published: {{gap: {}}}}}".format
+    one, other = side("distilbert", 50), side("textcnn", 32)
+    claims = [f"- {{id: wider, text: Wider., source: s, where: {{}}, round: 2, a: {one}, b: {other}}}"]
+    claims += [f"- {{id: narrower, text: No., source: s, where: {{}}, round: 2, a: {other}, b: {one}}}"]
+    (folder / "claims.yaml").write_text("\n".join(claims), encoding="utf-8")
+    return gather([run], folder / "claims.yaml", place / "cache")
+
+
+def test_a_row_of_the_forest_for_every_claim_and_protocol(judged):
+    first, table = judged.verdicts
+    assert [row[1] for row in first.rows] == ["supported", "contradicted"]
+    axis = drawn(judged, "forest").figure.axes[0]
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    protocols = ["label_matched", "label_filtered", "train_rows", "holdout"]
+    assert labels == ["wider", *protocols, "narrower", *protocols]  # a claim's name: as published
+    heights = dict(zip(axis.get_yticks(), labels, strict=True))
+    rows = [row for row in table.rows if row[3] != tables.NONE]
+    marks = [line for line in axis.lines if line.get_marker() not in ("None", "x", "<", ">")]
+    published = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"]
+    assert [heights[line.get_ydata()[0]] for line in marks] == labels
+    assert [f"{line.get_xdata()[0]:+.1f}" for line in marks] == [row[3].partition(" ")[0] for row in rows]
+    assert published == pytest.approx([18.0] * 5 + [-18.0] * 5)
+
+
+def test_the_first_sentences_hold_the_verdicts(judged):
+    assert judged.title == "2 published claims about the worst client, tested with distilbert and textcnn on news"
+    assert len(judged.sentences) <= 5
+    run, first, decided, *_ = judged.sentences
+    assert run.startswith(
+        "12 runs of distilbert and textcnn on news, α = 0.1; 10 clients; 6 partitions of each setting"
+    )
+    assert first.startswith("Wider: supported (distilbert − textcnn = +")
+    assert first.endswith("points under label_matched; published +18.0).")
+    assert decided == "Decided, with one protocol for both sides: supported: wider; contradicted: narrower."
+
+
+def test_the_first_sentences_without_claims_hold_the_widest_gap(content):
+    table = content.accuracy[0]
+    gaps = {float(row[-1].partition(" ")[0]): row for row in table.rows}
+    widest = dict(zip(table.columns, gaps[max(gaps)], strict=True))
+    assert content.title == "Which method serves the worst client best? distilbert and textcnn on news"
+    assert len(content.sentences) <= 5
+    assert (
+        f"{widest['model']} on news, {widest['rule']}, α = {widest['α']}, 10 clients: {widest['gap']}"
+        in (content.sentences[1])
+    )
 
 
 # Claims and what was run
@@ -705,8 +814,9 @@ def test_claims_are_judged_on_the_runs(place, tmp_path):
         claims,
         place / "cache",
     )
-    assert {line[1] for line in without.verdicts.rows if line[1].startswith("both")} == {"both label_matched"}
-    assert len(content.verdicts.rows) == sum(len(claim.reasons) for claim in content.claims)
+    table = without.verdicts[1]
+    assert {line[1] for line in table.rows if line[1].startswith("both")} == {"both label_matched"}
+    assert len(content.verdicts[1].rows) == sum(len(claim.reasons) for claim in content.claims)
 
 
 def test_claims_are_judged_at_the_rounds_asked_for(place, tmp_path):

@@ -80,6 +80,7 @@ def load_texts(
 
     `files` (train, test; parquet, csv, tsv, jsonl or json) win over `name`, which is `docstrings` or a data
     set of the Hugging Face Hub with its `subset` and `splits` (slices such as `train[:80%]` are understood).
+    Numbers of AG News and Sentiment140 are given their names.
     Classes are numbered in the order of `classes` if given, of a ClassLabel feature's names, of the integers
     0..C-1, or of the sorted strings. `train_rows` and `test_rows` rows are drawn without replacement by
     `np.random.default_rng(seed)` and kept in file order.
@@ -95,7 +96,7 @@ def load_texts(
     else:
         train, test = read_hub(name, subset, splits, text_column, label_column)
     values = _class_values(train, classes)
-    names = tuple(str(value) for value in values)
+    names = _class_names(name, values)
     train_texts, train_labels = _sample(train, _number(train, values), train_rows, seed, "corpus.train_rows")
     test_texts, test_labels = _sample(test, _number(test, values), test_rows, seed, "corpus.test_rows")
     _check_every_class(train.source, train_labels, names)
@@ -193,6 +194,19 @@ def _class_values(train: Rows, classes: Sequence[Label] | None) -> list[Label]:
     if len(values) < 2:
         raise InputError(f"a corpus needs two classes or more: {train.source} has {values}; choose another label")
     return values
+
+
+# What the publishers call the numbers in their files, where the files do not say.
+_PUBLISHED = {
+    "ag_news": {0: "World", 1: "Sports", 2: "Business", 3: "Sci/Tech"},
+    "sentiment140": {0: "negative", 1: "positive", 4: "positive"},
+}
+
+
+def _class_names(corpus: str, values: Sequence[Label]) -> tuple[str, ...]:
+    published = _PUBLISHED.get(corpus.rpartition("/")[2], {})
+    names = tuple(published.get(value, "") for value in values if isinstance(value, int))
+    return names if all(names) and len(set(names)) == len(values) else tuple(str(value) for value in values)
 
 
 def _listed_classes(train: Rows, classes: Sequence[Label]) -> list[Label]:

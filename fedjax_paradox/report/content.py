@@ -1,6 +1,6 @@
 """What a report says, before it becomes a page, Markdown or LaTeX."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ from fedjax_paradox.analysis.runs import FLOOR, measures, pick, spelled
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.audit import Finding, with_observed
 from fedjax_paradox.report import origin, tables
+from fedjax_paradox.report.answer import sentences, title
 from fedjax_paradox.report.findings import ANY, Audits, audit_folders, fixed, overview
+from fedjax_paradox.report.judged import Judged, comparison_table, forest, in_words, verdict_table
 from fedjax_paradox.report.pictures import Picture, pictures
 from fedjax_paradox.report.tables import Table, number
 from fedjax_paradox.report.view import look
@@ -49,11 +51,16 @@ METHODS = (
     "claim alone.",
     "By construction: the audit of a partition says that all clients are scored alike, so that the gap is 0 whatever "
     "the model, or two cells are one run. Equal outcomes alone are none.",
-    "All protocols score the same predictions of the same models. Protocols: train_rows, the client's own training "
-    "rows; label_filtered, the test rows of the classes that the client holds; label_matched, test rows weighted to "
-    "the client's distribution of classes; holdout, the client's own rows that were kept out of training; global, "
-    "all test rows.",
+    "All protocols score the same predictions of the same models.",
 )
+
+_PROTOCOLS = {
+    "train_rows": "the client's own training rows",
+    "label_filtered": "test rows of the classes that it holds",
+    "label_matched": "test rows weighted to its classes",
+    "holdout": "its own rows kept out of training",
+    "global": "all test rows",
+}
 
 
 class Partition(NamedTuple):
@@ -63,25 +70,17 @@ class Partition(NamedTuple):
     groups: dict[str, list[Finding]]  # protocol, or "any" -> findings
 
 
-class Judged(NamedTuple):
-    """A claim and what our runs say of it."""
-
-    name: str
-    verdict: str
-    text: str
-    source: str
-    reasons: list[str]  # a sentence per comparison
-
-
 class Content(NamedTuple):
     """A whole report."""
 
     title: str
+    sentences: list[str]  # the answer
+    footnotes: list[str]  # of the answer: what intervals cover, what protocols are
     runs: list[origin.Run]
     left_out: list[str]
     notes: list[str]
-    claims: list[Judged] | None  # None where no claims were asked about
-    verdicts: Table | None
+    claims: list[Judged]  # none where no claims were asked about
+    verdicts: list[Table]  # on every claim, and of every comparison
     accuracy: list[Table]
     every_run: Table
     pictures: list[Picture]
@@ -101,7 +100,7 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
       InputError: no folder can be read, the claims file cannot, or a run lacks the rounds.
     """
     told = spelled(when or "last")
-    asked = claims.load(claims_file) if claims_file else None
+    asked = claims.load(claims_file) if claims_file else ()
     reading = read_folders(paths)
     table = labelled(reading)
     audits = audit_folders(reading, cache_folder)
@@ -111,22 +110,30 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     same = same_runs(reading)
     view = look(table, measured, picked, rows=rows, audits=audits.by_cell, rules=reading.rules, when=told)
     names = {row.setting["protocol"] for row in rows}
-    judged, problems = _judge(asked, measured, when) if asked is not None else (None, [])
+    judged, problems = _judge(asked, measured, when)
+    words = [in_words(verdict) for verdict in judged]
     return Content(
-        title=" and ".join(dict.fromkeys(folder.experiment.name for folder in reading.folders)),
+        title=title(view, judged),
+        sentences=sentences(view, judged),
+        footnotes=[*(f"{line[0].upper()}{line[1:]}." for line in reading.covered), _scored(names)],
         runs=origin.runs(reading),
         left_out=reading.left_out,
-        notes=[*reading.covered, *reading.notes, *problems, *_same(same)],
-        claims=None if judged is None else [_judged(verdict) for verdict in judged],
-        verdicts=None if judged is None else _verdicts(judged),
+        notes=[*reading.notes, *problems, *_same(same)],
+        claims=words,
+        verdicts=[verdict_table(judged), comparison_table(judged)] if judged else [],
         accuracy=[
             tables.accuracy(rows, name, told, same) for name in sorted(names, key=lambda n: (n != view.protocol, n))
         ],
         every_run=tables.runs(picked, told, reading.known),
-        pictures=pictures(view),
+        pictures=[*forest(judged), *pictures(view)],
         **_audited(reading, audits, picked),
         methods=METHODS,
     )
+
+
+def _scored(names: Collection[str]) -> str:
+    told = "; ".join(f"{name}, {words}" for name, words in _PROTOCOLS.items() if name in names)
+    return f"A client's accuracy is taken over: {told}." if told else ""
 
 
 def _same(pairs: Mapping[tuple[str, str], int]) -> list[str]:
@@ -185,54 +192,3 @@ def _judge(
             matched = {name: outcome for name, outcome in verdict.matched.items() if name in known}
             judged.append(verdict._replace(matched=matched))
     return verdicts.adjusted(judged), problems
-
-
-def _judged(verdict: verdicts.Verdict) -> Judged:
-    reasons = [f"{told}: {outcome.verdict}; {outcome.reason}." for told, outcome in _outcomes(verdict)]
-    if verdict.by_round:
-        told = ", ".join(f"{answer} at round {at}" for at, answer in verdict.by_round.items())
-        reasons.append(f"by round, both {verdict.claim.matched[0]}: {told}.")
-    return Judged(verdict.claim.id, verdict.verdict, verdict.claim.text, verdict.claim.source, reasons)
-
-
-def _outcomes(verdict: verdicts.Verdict) -> list[tuple[str, verdicts.Outcome]]:
-    """The comparisons of a claim by name."""
-    published = f"as published: {' / '.join(verdict.mix.protocols)}"
-    return [(published, verdict.mix), *((f"both {name}", outcome) for name, outcome in verdict.matched.items())]
-
-
-def _verdicts(judged: Sequence[verdicts.Verdict]) -> Table:
-    outside = any(outcome.published_outside for verdict in judged for _, outcome in _outcomes(verdict))
-    return Table(
-        name="claims",
-        caption="Claims on these runs: first as published, each side under its own protocol; then both sides under one "
-        "protocol. a and b are the sides of a claim, published is the published a − b. Accuracies in %, gaps and "
-        "differences in percentage points, with 95 % intervals.",
-        columns=[
-            "claim",
-            "protocols",
-            "verdict",
-            f"a − b, ≥ {FLOOR} rows",
-            "p",
-            "p (Holm)",
-            "a − b",
-            "published",
-            *"ab",
-        ],
-        numeric=[False, False, False, *(True for _ in range(7))],
-        rows=[_comparison(verdict.claim, *named) for verdict in judged for named in _outcomes(verdict)],
-        notes=["† The published difference lies outside our interval over all clients."] if outside else [],
-    )
-
-
-_P = ("p", "p (Holm)")
-
-
-def _comparison(claim: claims.Claim, protocols: str, outcome: verdicts.Outcome) -> list[str]:
-    published = tables.decimal(100 * outcome.published, "{:+.1f}") + "†" * outcome.published_outside
-    found = [each and tables.percent(each, signed=True) for each in (outcome.floored, outcome.difference)]
-    floored, difference = ("equal" if outcome.same else each or tables.NONE for each in found)
-    sides = [tables.percent(side) if side else tables.NONE for side in (outcome.a, outcome.b)]
-    verdict = outcome.verdict + (f" ({outcome.ended})" if outcome.ended else "")
-    p_values = [tables.decimal(p, "{:.3f}") for p in (outcome.p, outcome.p_holm)]
-    return [claim.id, protocols, verdict, floored, *p_values, difference, published, *sides]

@@ -1,17 +1,20 @@
 """The figures of a report: from numbers in [0, 1] to Matplotlib figures in per cent, the same for page and paper."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from fedjax_paradox.report import drawing
-from fedjax_paradox.report.drawing import COLOURS, LINES, MARKERS, STYLE, WIDTH
+from fedjax_paradox.report.drawing import COLOURS, LINES, STYLE, WIDTH
+
+Panels = Mapping[str, Mapping[str, Any]]  # row's name -> column's name -> what a panel shows
 
 
 class Line(NamedTuple):
@@ -24,211 +27,236 @@ class Line(NamedTuple):
     high: np.ndarray
 
 
-class Curve(NamedTuple):
-    """One run, round by round."""
+class Comparison(NamedTuple):
+    """A difference under one pair of protocols, its interval (NaN: none) and the published one (NaN: none)."""
+
+    label: str
+    verdict: str
+    value: float
+    low: float
+    high: float
+    published: float
+
+
+class Curves(NamedTuple):
+    """Runs of one setting, round by round."""
 
     rounds: np.ndarray  # i[R]
-    average: np.ndarray  # f[R]
-    worst: np.ndarray  # f[R]
-    worst_client: np.ndarray  # i[R]
+    average: np.ndarray  # f[R], mean over runs of the mean client
+    worst: np.ndarray  # f[N, R], the worst client of each run
 
 
-class Grid(NamedTuple):
-    """The clients of one partition. Axes: K clients, C classes; no class counts where C is 0."""
+class Clients(NamedTuple):
+    """The clients of several runs."""
 
-    classes: Sequence[str]
-    counts: np.ndarray  # i[K, C]
-    rows: np.ndarray  # i[K], train rows
-    accuracies: Mapping[str, np.ndarray]  # label -> f[K], NaN where a client has none
+    rows: np.ndarray  # i[N], train rows
+    accuracy: np.ndarray  # f[N]
+    group: np.ndarray  # i[N], number of the class that it holds most of, 0 where nobody knows
+    worst: np.ndarray  # bool[N], of its run
 
 
 @mpl.rc_context(STYLE)
-def gap_against(panels: Mapping[str, Sequence[Line]], what: str) -> Figure:
-    """A panel per protocol; x = `what`, on a logarithmic axis with a tick at every value."""
-    figure, axes = drawing.panels(list(panels), what, "gap (percentage points)")
-    labels = _labels(panels)
-    values = sorted({float(x) for lines in panels.values() for line in lines for x in line.x})
-    for axis, lines in zip(axes, panels.values(), strict=True):
-        _draw_lines(axis, lines, labels, spread=0.03, log=True)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(FixedLocator(values))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlim(min(values) / 1.5, max(values) * 1.5)
-    drawing.from_zero(axes)
+def forest(claims: Mapping[str, Sequence[Comparison]], looks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A row per comparison, of which a claim's first bears the claim's name; looks: verdict -> how it is drawn."""
+    every = [row for rows in claims.values() for row in rows]
+    count = len(every) + _BETWEEN * len(claims)
+    figure = Figure(figsize=(WIDTH, 0.85 + 0.115 * count), layout="constrained")
+    axis = figure.subplots()
+    limits = _reach(every)
+    place, ticks = 0.0, {}
+    for index, (claim, rows) in enumerate(claims.items()):
+        if index % 2 == 0:
+            reach = 0.5 + _BETWEEN / 2
+            axis.axhspan(place - reach, place + len(rows) - 1 + reach, color="#f2f2f2", linewidth=0)
+        for number, row in enumerate(rows):
+            ticks[place] = drawing.shown(row.label if number else claim, 24)
+            _compared(axis, place, row, limits, looks[row.verdict])
+            place += 1
+        place += _BETWEEN
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(xlim=limits, ylim=(count - 0.5 - _BETWEEN / 2, -0.5 - _BETWEEN / 2), xlabel="a − b (percentage points)")
+    axis.set_yticks(list(ticks), list(ticks.values()))
+    first = np.cumsum([0, *map(len, claims.values())])
+    for index in first[:-1]:
+        axis.get_yticklabels()[index].set_fontweight("bold")
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(visible=False, axis="y")
+    there = {row.verdict for row in every if not np.isnan(row.value)}
+    handles = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items() if name in there]
+    handles.append(Line2D([], [], linestyle="", label="published", **_PUBLISHED))
+    drawing.legend(figure, [], handles)
+    return figure
+
+
+_BETWEEN = 0.4  # rows between two claims
+_PUBLISHED: Any = {"marker": "x", "color": "black", "markersize": 4}
+
+
+def _reach(rows: Sequence[Comparison]) -> tuple[float, float]:
+    """Low and high of the axis: all points, and intervals up to half as far again as the farthest of them."""
+    points = np.array([point for row in rows for point in (row.value, row.published)])
+    ends = np.array([end for row in rows for end in (row.low, row.high)])
+    most = 150 * np.nanmax(np.abs(points), initial=0.02)
+    every = np.concatenate([100 * points, (100 * ends).clip(-most, most), [0.0]])
+    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+
+
+def _compared(axis: Axes, place: float, row: Comparison, limits: tuple[float, float], look: Mapping[str, Any]) -> None:
+    inner = np.array(limits) * 0.99
+    ends = 100 * np.array([row.low, row.high])
+    shown = ends.clip(*inner)
+    axis.plot(shown, [place, place], color=look["color"], linewidth=1.0)
+    for end, at, arrow in zip(ends, shown, "<>", strict=True):
+        if end != at and not np.isnan(end):
+            axis.plot(at, place, arrow, color=look["color"], markersize=3.5, clip_on=False)
+    axis.plot(100 * row.published, place, linestyle="", **_PUBLISHED)
+    axis.plot(100 * row.value, place, linestyle="", **look)
+
+
+@mpl.rc_context(STYLE)
+def against(panels: Panels, what: str) -> Figure:
+    """A row per protocol, a column per measure; x = `what`, on a logarithmic axis."""
+    columns = list(next(iter(panels.values())))
+    figure, axes = drawing.grid(list(panels), len(columns), sharex=True, sharey="col")
+    lines = [line for row in panels.values() for lines in row.values() for line in lines]
+    labels = list(dict.fromkeys(line.label for line in lines))
+    for row, measured in zip(axes, panels.values(), strict=True):
+        for axis, name in zip(row, columns, strict=True):
+            _draw_lines(axis, measured[name], labels)
+            axis.set_ylabel(name)
+    for axis in axes[-1]:
+        drawing.log_axis(axis, sorted({float(x) for line in lines for x in line.x}))
+        axis.set_xlabel(what)
+        axis.set_ylim(-3, min(axis.get_ylim()[1], 103))
     drawing.legend(figure, labels)
     return figure
 
 
-@mpl.rc_context(STYLE)
-def learning_curves(panels: Mapping[str, Curve]) -> Figure:
-    """A panel per run: mean and worst client, with the worst client's number wherever it changes."""
-    figure, axes = drawing.panels(list(panels), "round", "accuracy (%)", most=2)
-    for axis, curve in zip(axes, panels.values(), strict=True):
-        axis.plot(curve.rounds, 100 * curve.average, LINES[0], color=COLOURS[0], label="mean of clients")
-        axis.plot(curve.rounds, 100 * curve.worst, LINES[1], color=COLOURS[1], label="worst client")
-        _mark_changes(axis, curve)
-        axis.margins(x=0.06)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    drawing.up_to_all(axes, [curve.worst for curve in panels.values()])
-    handles, _ = axes[0].get_legend_handles_labels()
-    changed = Line2D([], [], color=COLOURS[1], marker="o", linestyle="", label="k: from here client k is the worst")
-    figure.legend(handles=[*handles, changed], loc="outside upper left", ncols=3)
-    return figure
-
-
-def _mark_changes(axis: Axes, curve: Curve) -> None:
-    changed = np.flatnonzero(np.diff(curve.worst_client, prepend=-2))
-    axis.plot(curve.rounds[changed], 100 * curve.worst[changed], "o", color=COLOURS[1], markersize=4)
-    reach = (curve.rounds[-1] - curve.rounds[0]) / 25  # nearer than that, numbers would overlap
-    written = -np.inf
-    for place in changed:
-        if curve.rounds[place] - written < reach:
-            continue
-        written = curve.rounds[place]
-        axis.annotate(
-            str(curve.worst_client[place]),
-            (written, 100 * curve.worst[place]),
-            xytext=(0, -12),  # away from the mean
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-
-
-@mpl.rc_context(STYLE)
-def clients_by_class(grid: Grid) -> Figure:
-    """Left what each client holds, right how it is served; a row per client."""
-    clients, classes = grid.counts.shape
-    shown, columns = clients <= 25, classes + len(grid.accuracies)
-    figure = Figure(figsize=(WIDTH, 1.1 + min(clients, 50) * 0.24), layout="constrained")
-    widths = [width for width in (classes, len(grid.accuracies)) if width]
-    axes = np.atleast_1d(figure.subplots(1, len(widths), sharey=True, width_ratios=widths))
-    size = 8 if columns <= 10 else 6
-    if classes:
-        sizes = grid.counts.sum(axis=1, keepdims=True)
-        share = np.divide(grid.counts, sizes, out=np.zeros(grid.counts.shape), where=sizes > 0)
-        text = np.array([f"{count:,}" if count else "·" for count in grid.counts.flat]).reshape(share.shape)
-        told = text if shown else None
-        _heat(figure, axes[0], share, text=told, size=size, names=list(grid.classes), colours="Blues")
-        axes[0].set_title("train rows by class (colour: % of the client's rows)", loc="left")
-    measured = np.column_stack(list(grid.accuracies.values()))
-    text = np.array([f"{100 * a:.1f}" if a == a else "–" for a in measured.flat]).reshape(measured.shape)
-    names = list(grid.accuracies)
-    _heat(figure, axes[-1], measured, text=text if shown else None, size=size, names=names, colours="cividis")
-    axes[-1].set_title("accuracy (%)", loc="left")
-    axes[0].set_ylabel("client (train rows)")
-    ticks = range(0, clients, 1 if shown else 5)
-    axes[0].set_yticks(ticks, [f"{client} ({grid.rows[client]:,})" for client in ticks])
-    return figure
-
-
-def _heat(
-    figure: Figure,
-    axis: Axes,
-    values: np.ndarray,
-    *,
-    text: np.ndarray | None,
-    size: int,
-    names: list[str],
-    colours: str,
-) -> None:
-    image = axis.imshow(100 * values, aspect="auto", cmap=colours, vmin=0, vmax=100)
-    axis.grid(visible=False)
-    axis.set_xticks(range(len(names)), [drawing.shown(name, 16) for name in names])
-    axis.tick_params(axis="x", labelsize=size)
-    if len(names) > 3:
-        axis.tick_params(axis="x", rotation=20)
-    for (row, column), written in np.ndenumerate(text if text is not None else np.empty((0, 0))):
-        red, green, blue, _ = image.to_rgba(100 * values[row, column])
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 or not np.isfinite(values[row, column])
-        axis.text(column, row, written, ha="center", va="center", fontsize=size, color="black" if light else "white")
-    if text is None:
-        figure.colorbar(image, ax=axis, label="%")
-
-
-@mpl.rc_context(STYLE)
-def strip(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """A panel per alpha, a column per setting, a dot per client; bar = mean of clients."""
-    labels = list(dict.fromkeys(label for columns in panels.values() for label in columns))
-    figure, axes = drawing.panels(list(panels), "", "accuracy (%)", high=1.25)
-    for axis, columns in zip(axes, panels.values(), strict=True):
-        for label, accuracies in columns.items():
-            place = labels.index(label)
-            _dots(axis, place, accuracies[np.isfinite(accuracies)])
-        axis.set_xlim(-0.6, len(labels) - 0.4)
-        drawing.named_ticks(axis, labels)
-    drawing.up_to_all(axes, [values for columns in panels.values() for values in columns.values()])
-    return figure
-
-
-def _dots(axis: Axes, place: int, accuracies: np.ndarray) -> None:
-    colour = COLOURS[place % len(COLOURS)]
-    accuracies = np.sort(accuracies)
-    # Dots of about the same height stand beside each other.
-    bins = np.floor(accuracies * 50).astype(int)
-    first, sizes = np.searchsorted(bins, bins), np.bincount(bins, minlength=1)[bins]
-    turn = np.arange(len(bins)) - first
-    offsets = np.where(turn % 2, 1, -1) * ((turn + 1) // 2) * np.minimum(0.07, 0.8 / sizes)
-    axis.plot(
-        place + offsets,
-        100 * accuracies,
-        MARKERS[place % len(MARKERS)],
-        color=colour,
-        alpha=0.75,
-        markersize=4,
-        markeredgewidth=0,
-    )
-    if len(accuracies):
-        axis.hlines(100 * accuracies.mean(), place - 0.35, place + 0.35, color="black", linewidth=1.4)
-
-
-@mpl.rc_context(STYLE)
-def compare(
-    panels: Mapping[str, Sequence[Line]],
-    names: Sequence[str],
-    unit: str,
-    joined: bool,
-    references: Mapping[str, Mapping[str, float]] = {},
-) -> Figure:
-    """A panel per condition; x = one of `names` by number, joined where the predictions are the same.
-
-    references: panel -> lines to compare with, by name.
-    """
-    figure, axes = drawing.panels(list(panels), "", unit, high=1.25)
-    labels = _labels(panels)
-    for axis, (panel, lines) in zip(axes, panels.items(), strict=True):
-        for name, value in references.get(panel, {}).items():
-            axis.axhline(value, color="0.4", linewidth=1, linestyle="--")
-            axis.annotate(drawing.shown(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-        _draw_lines(axis, lines, labels, spread=0.12, log=False, joined=joined)
-        axis.set_xlim(-0.5, len(names) - 0.5)
-        drawing.named_ticks(axis, names)
-    drawing.from_zero(axes)
-    drawing.legend(figure, labels, joined)
-    return figure
-
-
-def _labels(panels: Mapping[str, Sequence[Line]]) -> list[str]:
-    return list(dict.fromkeys(line.label for lines in panels.values() for line in lines))
-
-
-def _draw_lines(
-    axis: Axes, lines: Sequence[Line], labels: list[str], *, spread: float, log: bool, joined: bool = True
-) -> None:
+def _draw_lines(axis: Axes, lines: Sequence[Line], labels: list[str]) -> None:
     """Lines stand a little beside each other, or their intervals would cover one another."""
     for line in lines:
         index = labels.index(line.label)
-        shift = (index - (len(labels) - 1) / 2) * spread
-        x = line.x * 10**shift if log else line.x + shift
-        missing = np.isnan(line.low)
-        below = np.where(missing, 0, line.value - line.low)
-        above = np.where(missing, 0, line.high - line.value)
-        axis.errorbar(
-            x,
-            100 * line.value,
-            yerr=100 * np.stack([below, above]).clip(min=0),
-            capsize=2.5,
-            elinewidth=1.1,
-            **drawing.look(index, joined),
-        )
+        x = line.x * 10 ** ((index - (len(labels) - 1) / 2) * 0.05)
+        axis.errorbar(x, 100 * line.value, yerr=_bars(line), capsize=1.5, elinewidth=0.8, **drawing.look(index))
+
+
+def _bars(line: Line) -> np.ndarray:
+    ends = np.stack([line.value - line.low, line.high - line.value])
+    return 100 * np.nan_to_num(ends).clip(min=0)
+
+
+@mpl.rc_context(STYLE)
+def learning_curves(panels: Panels) -> Figure:
+    """A row per model, a column per alpha: the mean client, the mean worst client and every run's worst."""
+    columns = list(next(iter(panels.values())))
+    figure, axes = drawing.grid(list(panels), len(columns), sharey=True)
+    for row, curves in zip(axes, panels.values(), strict=True):
+        for axis, name in zip(row, columns, strict=True):
+            axis.set_title(drawing.shown(name), loc="right")
+            if name in curves:
+                _draw_curves(axis, curves[name])
+            else:
+                axis.set_visible(False)
+        row[0].set_ylabel("accuracy (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("round")
+    axes[0, 0].set_ylim(-3, 103)
+    drawing.legend(figure, [], [Line2D([], [], label=label, **look) for label, look in _CURVES.items()])
+    return figure
+
+
+_CURVES: Mapping[str, Mapping[str, Any]] = {
+    "mean client": {"color": COLOURS[0], "linestyle": LINES[0], "linewidth": 1.4},
+    "worst client": {"color": COLOURS[1], "linestyle": LINES[1], "linewidth": 1.4},
+    "worst of each run": {"color": COLOURS[1], "linewidth": 0.5, "alpha": 0.55},
+}
+
+
+def _draw_curves(axis: Axes, curves: Curves) -> None:
+    mean, worst, each = _CURVES.values()
+    if len(curves.worst) > 1:
+        axis.plot(curves.rounds, 100 * curves.worst.T, **each)
+    axis.plot(curves.rounds, 100 * curves.average, **mean)
+    axis.plot(curves.rounds, 100 * curves.worst.mean(axis=0), **worst)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+@mpl.rc_context(STYLE)
+def clients_by_rows(panels: Mapping[str, Clients], classes: Sequence[str]) -> Figure:
+    """A panel per model: accuracy against train rows, a dot per client; colour = the class that it holds most of."""
+    titles = [list(panels)[first : first + 2] for first in range(0, len(panels), 2)]
+    figure, axes = drawing.grid([row[0] for row in titles], len(titles[0]), high=1.3, sharex=True, sharey=True)
+    for axis, (model, clients) in zip(axes.flat, panels.items(), strict=False):
+        axis.set_title(drawing.shown(model, 20), loc="left", fontweight="bold")
+        axis.tick_params(labelbottom=True)
+        _draw_clients(axis, clients)
+    for axis in axes[-1]:
+        axis.set_xlabel("client's train rows")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
+    if len(panels) < axes.size:
+        axes.flat[-1].set_visible(False)
+    rows = np.concatenate([clients.rows for clients in panels.values()])
+    drawing.log_axis(axes[0, 0], [10.0**power for power in range(len(str(rows.max(initial=1))))])
+    axes[0, 0].set_xlim(rows.min(initial=rows.max(initial=1)) / 1.4, rows.max(initial=1) * 1.4)
+    axes[0, 0].set_ylim(-5, 105)
+    drawing.legend(figure, classes, [Line2D([], [], label="worst of its run", **_RING)], joined=False)
+    return figure
+
+
+def _draw_clients(axis: Axes, clients: Clients) -> None:
+    for index in np.unique(clients.group):
+        own = clients.group == index
+        look = {**drawing.look(int(index), joined=False), "markersize": 3, "alpha": 0.75, "markeredgewidth": 0}
+        axis.plot(clients.rows[own], 100 * clients.accuracy[own], **look)
+    axis.plot(clients.rows[clients.worst], 100 * clients.accuracy[clients.worst], **_RING)
+
+
+_RING: Any = {"marker": "o", "linestyle": "", "color": "black", "fillstyle": "none", "markersize": 6}
+
+
+@mpl.rc_context(STYLE)
+def methods(panels: Panels, names: Sequence[str], references: Mapping[str, Mapping[str, Sequence[Line]]]) -> Figure:
+    """A row per condition, a column per measure, a line of marks per method; dashed: lines to compare with.
+
+    Args:
+      panels: lines whose x is the number of a method's name; references: row -> column -> lines of one value each.
+    """
+    columns = list(next(iter(panels.values())))
+    wrapped = [fill(drawing.shown(name, 54), 18, break_long_words=False, break_on_hyphens=False) for name in names]
+    figure, axes = drawing.grid(list(panels), len(columns), high=0.35 + _room(wrapped) * len(names), sharey=True)
+    labels = list(dict.fromkeys(line.label for row in panels.values() for lines in row.values() for line in lines))
+    compared = list(dict.fromkeys(line.label for row in references.values() for own in row.values() for line in own))
+    for row, (panel, measured) in zip(axes, panels.items(), strict=True):
+        for axis, name in zip(row, columns, strict=True):
+            for line in references.get(panel, {}).get(name, ()):
+                axis.axvline(100 * line.value[0], **_reference(compared.index(line.label)))
+            _draw_marks(axis, measured[name], labels)
+            axis.set_xlabel(name)
+        row[0].set_yticks(range(len(names)), wrapped)
+        row[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = [Line2D([], [], label=drawing.shown(name), **_reference(i)) for i, name in enumerate(compared)]
+    drawing.legend(figure, labels if len(labels) > 1 else [], handles, joined=False)
+    return figure
+
+
+def _room(labels: Sequence[str]) -> float:
+    """Inches that the longest of them needs."""
+    return max(0.2, 0.06 + 0.115 * max(1 + label.count("\n") for label in labels))
+
+
+def _reference(index: int) -> dict[str, Any]:
+    return {"color": ("0.2", "0.65")[index // 3 % 2], "linewidth": 0.9, "linestyle": LINES[1:][index % 3]}
+
+
+def _draw_marks(axis: Axes, lines: Sequence[Line], labels: list[str]) -> None:
+    for line in lines:
+        index = labels.index(line.label)
+        y = line.x + (index - (len(labels) - 1) / 2) * min(0.25, 0.7 / len(labels))
+        look = drawing.look(index, joined=False)
+        axis.errorbar(100 * line.value, y, xerr=_bars(line), capsize=1.5, elinewidth=0.8, **look)
+    low, high = axis.get_xlim()
+    axis.set_xlim(max(low, -4.0), min(high, 104.0))
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

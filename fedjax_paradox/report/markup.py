@@ -30,7 +30,9 @@ def latex(table: Table) -> str:
         text = " & ".join(_escape(entry, _LATEX) for entry in entries) + r" \\"
         return f"{{}}{text}" if text[0] in "[*" else text  # or the line break before takes it for its own
 
-    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    widest = [max(map(len, column), default=0) for column in zip(*table.rows, strict=True)] or [0] * len(table.columns)
+    text = [r"p{0.35\linewidth}" if width > _WRAPPED else "l" for width in widest]
+    columns = "".join("r" if numeric else kind for numeric, kind in zip(table.numeric, text, strict=True))
     body = [line(table.columns), r"\hline", *map(line, table.rows)]
     notes = [rf"\par\smallskip\footnotesize {_escape(note, _LATEX)}" for note in table.notes]
     return "\n".join(
@@ -51,6 +53,7 @@ def latex(table: Table) -> str:
     )
 
 
+_WRAPPED = 60  # letters of a column that LaTeX breaks into lines
 _MARKDOWN = {letter: f"\\{letter}" for letter in r"\`*_[]<>|#&~$@"}
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

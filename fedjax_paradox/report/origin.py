@@ -10,18 +10,11 @@ from fedjax_paradox.report.tables import number
 from fedjax_paradox.storage.cells import NOBODY, Entry
 
 
-class Fact(NamedTuple):
-    """A line of what was run."""
-
-    name: str
-    value: str
-
-
 class Run(NamedTuple):
     """One folder, for the section on what was run."""
 
     title: str
-    facts: list[Fact]
+    facts: dict[str, str]
     told: dict[str, list[str]]  # what is to be known of single cells, by heading
     config: str  # YAML
 
@@ -54,8 +47,8 @@ def _run(title: str, folder: Folder, corpora: Mapping[str, str]) -> Run:
             cell.name for cell in folder.cells if cell.name not in current
         ],
     }
-    facts = [Fact(*fact) for fact in _facts(folder, corpora).items()]
-    return Run(title, facts, {heading: lines for heading, lines in told.items() if lines}, to_yaml(folder.experiment))
+    told = {heading: lines for heading, lines in told.items() if lines}
+    return Run(title, _facts(folder, corpora), told, to_yaml(folder.experiment))
 
 
 def _facts(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """The report's files: one page that needs no network, Markdown, LaTeX tables and the figures."""
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedjax_paradox.report import drawing, files, markup
+from fedjax_paradox.report import drawing, files, markup, outline
 from fedjax_paradox.report.content import Content, gather
 from fedjax_paradox.report.tables import Table
 from fedjax_paradox.text import printable
@@ -48,7 +48,8 @@ def html(content: Content, drawings: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     images = {name: f"data:image/svg+xml;base64,{b64encode(data).decode()}" for name, data in drawings.items()}
-    return environment.get_template("page.html.jinja").render(content=content, images=images)
+    template = environment.get_template("page.html.jinja")
+    return template.render(first=outline.first(content), parts=outline.parts(content), images=images)
 
 
 def _inert(value: object) -> object:
@@ -59,35 +60,34 @@ def _inert(value: object) -> object:
 
 
 def markdown(content: Content) -> str:
-    """The same report as text, with its figures beside it."""
-    parts = [f"# {markup.plain(content.title)}", _list(content.left_out, "Left out: "), _list(content.notes)]
-    parts += ["## Audit", *([markup.markdown(content.audit)] if content.audit else []), _list(content.no_audit)]
-    if content.claims is not None and content.verdicts is not None:
-        parts.append("## Claims")
-        for claim in content.claims:
-            verdict = _list([f"{claim.name}: {claim.verdict}. {claim.text} ({claim.source})"])
-            parts.append(f"{verdict}\n{_list(claim.reasons, indent='  ')}")
-        parts.append(markup.markdown(content.verdicts))
-    parts += ["## Accuracy", *map(markup.markdown, content.accuracy), "## Figures"]
-    for picture in content.pictures:
-        parts.append(f"![{markup.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{markup.plain(picture.caption)}")
-    parts.append("## What was run")
-    for run in content.runs:
-        parts += [f"### {markup.plain(run.title)}", _list([f"{fact.name}: {fact.value}" for fact in run.facts])]
-        for heading, lines in run.told.items():
-            parts += [f"{heading}:", _list(lines)]
-    parts += ["## Methods", _list(content.methods), "## Every finding of the audit"]
-    for partition in content.partitions:
-        told = [f"{name}: {f.code}: {f.sentence}" for name, group in partition.groups.items() for f in group]
-        parts += [f"### {markup.plain(partition.title)}", _list(told)]
-    parts += ["## Every run", markup.markdown(content.every_run)]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    """The same report as text, with its figures beside it; configurations are those of the folders."""
+    parts = [*_markdown(outline.first(content), 1)]
+    for part in outline.parts(content):
+        parts += _markdown(part, 2)
+    return "\n\n".join(text.strip() for text in parts if text) + "\n"
 
 
-def _list(lines: Sequence[str], prefix: str = "", indent: str = "") -> str:
-    return "\n".join(f"{indent}- {prefix}{markup.plain(line)}" for line in lines)
+def _markdown(part: outline.Part, level: int) -> Iterator[str]:
+    """A part under a heading, what is folded in it as HTML's details."""
+    if level:
+        yield f"{'#' * level} {markup.plain(part.title)}"
+    yield _list(part.warnings)
+    yield "\n\n".join(map(markup.plain, part.lines)) if level == 1 else _list(part.lines)
+    for picture in part.pictures:
+        yield f"![{markup.plain(picture.alt)}](figures/{picture.name}.svg)\n\n{markup.plain(picture.caption)}"
+    yield from map(markup.markdown, part.tables)
+    yield from map(markup.plain, part.notes)
+    for name, lines in part.facts.items():
+        yield f"**{markup.plain(name)}**\n{_list(lines)}" if len(lines) > 1 else _list([f"{name}: {lines[0]}"])
+    for folded in part.folded:
+        yield f"<details><summary>{markup.plain(folded.title)}</summary>"
+        yield from _markdown(folded, 0)
+        yield "</details>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {markup.plain(line)}" for line in lines)
 
 
 def _tables(content: Content) -> list[Table]:
-    optional = [table for table in (content.verdicts, content.audit) if table is not None]
-    return [*content.accuracy, *optional]
+    return [*content.verdicts, *content.accuracy, *([content.audit] if content.audit else [])]

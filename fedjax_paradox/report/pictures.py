@@ -1,5 +1,6 @@
 """Which figures the data at hand allow, and what each of them shows."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,214 +9,238 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from fedjax_paradox.report import figures
-from fedjax_paradox.report.tables import Row, is_reference, number
+from fedjax_paradox.report.tables import Row, is_reference, number, stem
 from fedjax_paradox.report.view import View, is_base
 
 INTERVALS = "Bars are 95 % intervals over partitions; points of one partition have none."
+VERDICTS, SKEW, CLIENTS, ROUNDS, WORST, METHODS = "verdicts", "skew", "clients", "rounds", "worst", "methods"  # parts
+_COLUMNS = {"gap": "gap (points)", "worst": "worst client (%)"}
 
 
 class Picture(NamedTuple):
-    """A figure and its words; `name` is the stem of its files."""
+    """A figure and its words; `name` is the stem of its files, `part` the section that it belongs to."""
 
     name: str
+    part: str
     caption: str
     alt: str
     figure: Figure
 
 
 def pictures(view: View) -> list[Picture]:
-    """The figures that the data allow, in the order of a report."""
-    made = (_gap_against_alpha, _gap_against_clients, _learning, _clients, _strip, _rules, _protocols)
-    return [picture for make in made for picture in make(view)]
+    """The figures that the data allow, in the order of a report; most of them one for each corpus."""
+    corpora = list(dict.fromkeys(row.setting["corpus"] for row in view.rows))
+    made = []
+    for make in (_skew, _clients, _rounds, _worst, _methods):
+        for corpus in corpora:
+            suffix = f"-{stem(corpus)}" if len(corpora) > 1 else ""
+            made += [picture._replace(name=picture.name + suffix) for picture in make(view, corpus)]
+    return made
 
 
-def _gap_against_alpha(view: View) -> Iterator[Picture]:
-    panels = _by_protocol([row for row in view.rows if is_base(view, row.setting)], "alpha", view)
-    yield Picture(
-        "gap-against-alpha",
-        f"Gap (mean minus worst client) against label skew {view.when}, a panel per protocol; {view.told}. {INTERVALS}",
-        f"Gap in percentage points against alpha. {_spoken(panels, 'alpha {:g}'.format)}",
-        figures.gap_against(panels, "Dirichlet α"),
-    )
+def _skew(view: View, corpus: str) -> Iterator[Picture]:
+    rows = [row for row in view.rows if is_base(view, row.setting) and row.setting["corpus"] == corpus]
+    yield from _against(rows, "alpha", view, ("gap-and-worst", SKEW, "Dirichlet α", f"label skew on {corpus}"))
 
 
-def _gap_against_clients(view: View) -> Iterator[Picture]:
-    """At the alpha that has most numbers of clients."""
-    found: dict[float, set[int]] = {}
-    for row in view.rows:
-        found.setdefault(row.setting["alpha"], set()).add(row.setting["num_clients"])
-    alpha = min(found, key=lambda alpha: (-len(found[alpha]), alpha))
-    if len(found[alpha]) < 2:
+def _clients(view: View, corpus: str) -> Iterator[Picture]:
+    """At the alpha that has most numbers of clients, the models that have several."""
+    here = [row for row in view.rows if row.setting["corpus"] == corpus]
+    here = [row for row in here if is_base(view, {**row.setting, "num_clients": view.num_clients})]
+    found = Counter(alpha for alpha, _ in {(row.setting["alpha"], row.setting["num_clients"]) for row in here})
+    alpha = min(found, key=lambda alpha: (-found[alpha], alpha), default=0.0)
+    rows = [row for row in here if row.setting["alpha"] == alpha]
+    several = {row.setting["model"] for row in rows if row.setting["num_clients"] != view.num_clients}
+    rows = [row for row in rows if row.setting["model"] in several]
+    what = f"the number of clients on {corpus}, α = {alpha:g}"
+    yield from _against(rows, "num_clients", view, ("number-of-clients", CLIENTS, "number of clients K", what))
+
+
+def _against(rows: Sequence[Row], column: str, view: View, words: tuple[str, str, str, str]) -> Iterator[Picture]:
+    """Gap and worst client against a column that has several values, a row of panels per protocol that can differ."""
+    name, part, axis, what = words
+    protocols = sorted({row.setting["protocol"] for row in rows} - {"global"}, key=lambda p: (p != view.protocol, p))
+    if len({row.setting[column] for row in rows}) < 2 or not protocols:
         return
-    here = [row for row in view.rows if row.setting["alpha"] == alpha]
-    rows = [row for row in here if is_base(view, {**row.setting, "num_clients": view.num_clients})]
-    panels = _by_protocol(rows, "num_clients", view)
-    yield Picture(
-        "gap-against-clients",
-        f"Gap against the number of clients at α = {number(alpha)} {view.when}, a panel per protocol"
-        f"{_ended([row for row in rows if row.setting['protocol'] == view.protocol])}. {INTERVALS}",
-        f"Gap in percentage points against the number of clients. {_spoken(panels, '{:g} clients'.format)}",
-        figures.gap_against(panels, "number of clients K"),
-    )
-
-
-def _by_protocol(rows: Sequence[Row], column: str, view: View) -> dict[str, list[figures.Line]]:
-    protocols = sorted({row.setting["protocol"] for row in rows}, key=lambda name: (name != view.protocol, name))
-    return {
-        protocol: _lines([row for row in rows if row.setting["protocol"] == protocol], lambda s: s[column], view)
+    panels = {
+        protocol: {
+            title: _lines([row for row in rows if row.setting["protocol"] == protocol], lambda s: s[column], measure)
+            for measure, title in _COLUMNS.items()
+        }
         for protocol in protocols
     }
+    yield Picture(
+        name,
+        part,
+        f"Gap (mean minus worst client) and worst client against {what} {view.when}, under each protocol"
+        f"{_ended([row for row in rows if row.setting['protocol'] == protocols[0]])}. {INTERVALS}",
+        f"Gap against {what} under {protocols[0]}: "
+        + _spoken(panels[protocols[0]][_COLUMNS["gap"]], lambda x: f"{column.replace('_', ' ')} {x:g}"),
+        figures.against(panels, axis),
+    )
 
 
-def _learning(view: View) -> Iterator[Picture]:
-    alphas = sorted({run["alpha"] for run in view.runs})
-    panels, seeds = {}, set()
-    for run in _first_runs(view, alphas[:1] + alphas[1:][-1:]):
-        curve = _curve(view, run["cell"])
-        if len(curve.rounds) > 1:
-            ended = f", diverged in {run['diverged']}" if run["diverged"] else ""
-            panels[f"{_series(run, view)}, α = {number(run['alpha'])}{ended}"] = curve
-            seeds.add((run["partition_seed"], run["seed"]))
+def _rounds(view: View, corpus: str) -> Iterator[Picture]:
+    runs = [run for run in view.runs if run["corpus"] == corpus]
+    alphas = sorted({run["alpha"] for run in runs})
+    panels: dict[str, dict[str, figures.Curves]] = {}
+    for model in dict.fromkeys(run["model"] for run in runs):
+        for alpha in dict.fromkeys([*alphas[:1], *alphas[-1:]]):
+            cells = [run["cell"] for run in runs if run["model"] == model and run["alpha"] == alpha]
+            curves = _curves(view, cells)
+            if len(curves.rounds) > 1:
+                panels.setdefault(model, {})[f"α = {number(alpha)}"] = curves
     if not panels:
         return
-    told = " and ".join(f"partition seed {partition}, seed {seed}" for partition, seed in sorted(seeds))
     spoken = (
-        f"{title}: mean {100 * c.average[0]:.1f} to {100 * c.average[-1]:.1f} %, worst {100 * c.worst[0]:.1f} to "
-        f"{100 * c.worst[-1]:.1f} %, worst client at the end {c.worst_client[-1]}"
-        for title, c in panels.items()
+        f"{model}, {alpha}: mean {100 * c.average[0]:.1f} to {100 * c.average[-1]:.1f} %, worst "
+        f"{100 * c.worst[:, 0].mean():.1f} to {100 * c.worst[:, -1].mean():.1f} %"
+        for model, row in panels.items()
+        for alpha, c in row.items()
     )
+    columns = dict.fromkeys(alpha for row in panels.values() for alpha in row)
+    ordered = {model: {alpha: row[alpha] for alpha in columns if alpha in row} for model, row in panels.items()}
     yield Picture(
         "learning-curves",
-        f"Mean and worst client's accuracy round by round under {view.protocol}; {view.told}; {told}. "
-        "A dot with a number says which client is the worst from there on.",
+        ROUNDS,
+        f"Mean and worst client round by round on {corpus} under {view.protocol}, mean over runs, as far as all of "
+        f"them reach; {view.told}. A run that diverged stays at its last finite round.",
         f"Learning curves, first to last round. {'; '.join(spoken)}.",
-        figures.learning_curves(panels),
+        figures.learning_curves(dict(sorted(ordered.items(), key=lambda item: -len(item[1])))),
     )
 
 
-def _curve(view: View, cell: str) -> figures.Curve:
+def _curves(view: View, cells: Sequence[str]) -> figures.Curves:
+    """The rounds that all runs have; one that diverged has those to come as well, with its last values."""
+    runs = [_scored_rounds(view, cell) for cell in cells]
+    every = sorted({round_ for run in runs for round_ in run})
+    rounds = [round_ for round_ in every if all(round_ in run for run in runs)]
+    values = np.array([[run[round_] for round_ in rounds] for run in runs]).reshape(len(runs), len(rounds), 2)
+    return figures.Curves(np.array(rounds), values[..., 0].mean(axis=0), values[..., 1])
+
+
+def _scored_rounds(view: View, cell: str) -> dict[int, tuple[float, float]]:
+    """Round -> mean and worst client of a run."""
     wanted = (view.measured["cell"].to_numpy() == cell) & (view.measured["protocol"].to_numpy() == view.protocol)
-    part = view.measured.filter(pa.array(wanted)).sort_by("round")
-    return figures.Curve(*(part[name].to_numpy() for name in ("round", "average", "worst", "worst_client")))
+    rows = view.measured.filter(pa.array(wanted)).sort_by("round").to_pylist()
+    found = {row["round"]: (row["average"], row["worst"]) for row in rows}
+    last = rows[-1]
+    carried = range(last["round"] + 1, last["rounds"] + 1) if last["diverged"] else ()
+    return found | dict.fromkeys(carried, found[last["round"]])
 
 
-def _clients(view: View) -> Iterator[Picture]:
-    if not view.runs:
+def _worst(view: View, corpus: str) -> Iterator[Picture]:
+    runs = [run for run in view.runs if run["corpus"] == corpus]
+    runs = [run for run in runs if run["alpha"] == min(run["alpha"] for run in runs)]
+    if not runs:
         return
-    corpus = view.runs[0]["corpus"]
-    runs = [run for run in _first_runs(view, [view.runs[0]["alpha"]]) if run["corpus"] == corpus]
-    first = runs[0]
-    runs = [run for run in runs if run["partition_seed"] == first["partition_seed"]]
-    audit, rows = view.audits.get(first["cell"]), _clients_of(view, first)["train_rows"].to_numpy()
-    grid = figures.Grid(
-        audit.classes if audit else (),
-        audit.setting.train if audit else np.zeros((len(rows), 0), int),
-        rows,
-        {run["model"]: _accuracies(_clients_of(view, run)) for run in runs},
-    )
-    missing = "" if audit else " The classes of the clients are not shown: the corpus could not be read again."
-    where = f"{corpus}, α = {number(first['alpha'])}, partition seed {first['partition_seed']}"
-    spoken = (
-        f"{model}: worst client {int(np.nanargmin(values))} with {100 * np.nanmin(values):.1f} %"
-        for model, values in grid.accuracies.items()
-        if np.isfinite(values).any()
-    )
+    audits = [view.audits[run["cell"]] for run in runs if run["cell"] in view.audits]
+    classes = audits[0].classes if len(audits) == len(runs) else ()
+    panels = {
+        model: _together([_scored(view, run, classes) for run in runs if run["model"] == model])
+        for model in dict.fromkeys(run["model"] for run in runs)
+    }
+    told = " ".join(_who(model, clients, classes) for model, clients in panels.items())
+    missing = "" if classes else " What classes they hold is not known: the corpus could not be read again."
+    colour = "; colour: the class that a client holds most of" if classes else ""
     yield Picture(
-        "clients-by-class",
-        f"The clients of one partition ({where}) and their accuracy under {view.protocol} {_rounds(runs)}; "
-        f"{view.told}.{missing}",
-        f"Heat map with a row per client. {'; '.join(spoken)}.",
-        figures.clients_by_class(grid),
+        "worst-clients",
+        WORST,
+        f"Every client's accuracy against its train rows on {corpus}, α = {number(runs[0]['alpha'])}, under "
+        f"{view.protocol} {_after(runs)}, clients of all runs together{colour}; {view.told}. {told}{missing}",
+        f"Scatter plot of clients. {told}",
+        figures.clients_by_rows(panels, classes),
     )
 
 
-def _strip(view: View) -> Iterator[Picture]:
-    if not view.runs:
-        return
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    for run in view.runs:
-        column = panels.setdefault(f"α = {number(run['alpha'])}", {})
-        values, before = _accuracies(_clients_of(view, run)), column.get(_series(run, view), np.empty(0))
-        column[_series(run, view)] = np.concatenate([before, values])
-    spoken = (
-        f"{title}, {label}: {100 * np.nanmin(values):.1f} to {100 * np.nanmax(values):.1f} %"
-        for title, column in panels.items()
-        for label, values in column.items()
-        if np.isfinite(values).any()
-    )
-    yield Picture(
-        "clients",
-        f"Every client's accuracy under {view.protocol} {_rounds(view.runs)}, the clients of all runs together; "
-        f"{view.told}. The black bar is their mean.",
-        f"Strip plot of clients. Range by alpha and model: {'; '.join(spoken)}.",
-        figures.strip(panels),
-    )
+def _scored(view: View, run: Mapping[str, Any], classes: Sequence[str]) -> figures.Clients:
+    """The clients of a run that have an accuracy."""
+    wanted = np.logical_and.reduce([view.table[key].to_numpy() == run[key] for key in ("cell", "round", "protocol")])
+    table = view.table.filter(pa.array(wanted)).sort_by("client")
+    correct, total, rows = (table[name].to_numpy() for name in ("correct", "total", "train_rows"))
+    kept = (total > 0) & (rows > 0)
+    accuracy = correct[kept] / total[kept]
+    held = view.audits[run["cell"]].setting.train.argmax(axis=1) if classes else np.zeros(len(rows), int)
+    worst = np.arange(len(accuracy)) == (accuracy.argmin() if len(accuracy) else -1)
+    return figures.Clients(rows[kept], accuracy, held[kept], worst)
 
 
-def _rules(view: View) -> Iterator[Picture]:
-    shown = {"protocol": view.protocol, "num_clients": view.num_clients}
+def _together(clients: Sequence[figures.Clients]) -> figures.Clients:
+    return figures.Clients(*map(np.concatenate, zip(*clients, strict=True)))
+
+
+def _who(model: str, clients: figures.Clients, classes: Sequence[str]) -> str:
+    """A sentence on the worst clients of a model's runs."""
+    rows, runs = clients.rows[clients.worst], int(clients.worst.sum())
+    if not runs:
+        return f"{model}: no client has an accuracy."
+    told = f"{model}: the worst client has {rows.min():,} to {rows.max():,} train rows"
+    if classes:
+        ((group, count),) = Counter(clients.group[clients.worst].tolist()).most_common(1)
+        told += f", and holds mostly {classes[group]} in {count} of {runs} runs"
+    return f"{told}."
+
+
+def _methods(view: View, corpus: str) -> Iterator[Picture]:
+    shown = {"protocol": view.protocol, "num_clients": view.num_clients, "corpus": corpus}
     rows = [row for row in view.rows if shown.items() <= row.setting.items()]
     rules: dict[float, set[str]] = {}
     for row in rows:
         rules.setdefault(row.setting["alpha"], set()).add(row.setting["rule"])
     rows = [row for row in rows if len(rules[row.setting["alpha"]]) > 1]
     compared = [row for row in rows if not is_reference(row.setting)]
-    names = list(dict.fromkeys(row.setting["rule"] for row in compared))
-    if not names:
+    if not compared:
         return
+    means = {row.setting["rule"]: np.nan_to_num(row.estimates["worst"].value, nan=-1.0) for row in reversed(compared)}
+    names = sorted(means, key=lambda name: (-means[name], name))
+    panels, references = {}, {}
+    for alpha in sorted({row.setting["alpha"] for row in rows}):
+        title = f"α = {number(alpha)}"
+        here = [row for row in compared if row.setting["alpha"] == alpha]
+        lines = [row for row in rows if row.setting["alpha"] == alpha and is_reference(row.setting)]
+        panels[title] = {
+            label: _lines(here, lambda setting: names.index(setting["rule"]), measure)
+            for measure, label in reversed(_COLUMNS.items())
+        }
+        references[title] = {label: _references(lines, measure) for measure, label in _COLUMNS.items()}
     told = [name.replace("local.", "").replace("objective=", "") for name in names]
-    for measure, unit in (("gap", "gap (percentage points)"), ("worst", "worst client (%)")):
-        panels = _by_alpha(compared, lambda setting: names.index(setting["rule"]), view, measure)
-        caption = f"{unit[0].upper()}{unit[1:]} by rule under {view.protocol} {view.when}, a panel per α"
-        lines = _reference_lines(rows, measure)
-        dashed = " Dashed: not federated, to compare with." if lines else ""
-        yield Picture(
-            "rules" if measure == "gap" else f"rules-{measure}",
-            f"{caption}; {view.num_clients} clients{_ended(rows)}. {INTERVALS}{dashed}",
-            f"{unit[0].upper()}{unit[1:]} by rule. {_spoken(panels, lambda x: names[int(x)])}",
-            figures.compare(panels, told, unit, joined=False, references=lines),
-        )
-
-
-def _reference_lines(rows: Sequence[Row], measure: str) -> dict[str, dict[str, float]]:
-    """Panel of an alpha -> name and mean of the rules that others are compared with."""
-    models = {row.setting["model"] for row in rows}
-    lines: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if is_reference(row.setting):
-            name = row.setting["rule"] + (f" ({row.setting['model']})" if len(models) > 1 else "")
-            mean = 100 * row.estimates[measure].value
-            lines.setdefault(f"α = {number(row.setting['alpha'])}", {})[name] = mean
-    return lines
-
-
-def _protocols(view: View) -> Iterator[Picture]:
-    rows = [row for row in view.rows if is_base(view, row.setting)]
-    names = sorted({row.setting["protocol"] for row in rows})
-    if len(names) < 2:
-        return
-    panels = _by_alpha(rows, lambda setting: names.index(setting["protocol"]), view)
+    dashed = (
+        " Dashed: not federated, to compare with." if any(row["gap (points)"] for row in references.values()) else ""
+    )
+    first = next(iter(panels.values()))[_COLUMNS["worst"]]
     yield Picture(
-        "protocols",
-        f"The same predictions scored under every protocol {view.when}, a panel per α; {view.told}. {INTERVALS}",
-        f"Gap in percentage points by protocol. {_spoken(panels, lambda x: names[int(x)])}",
-        figures.compare(panels, names, "gap (percentage points)", joined=True),
+        "methods",
+        METHODS,
+        f"Worst client and gap by method on {corpus} under {view.protocol} {view.when}; {view.num_clients} "
+        f"clients{_ended(rows)}. {INTERVALS}{dashed}",
+        f"Worst client in % by method, {next(iter(panels))}: {_spoken(first, lambda x: names[int(x)])}",
+        figures.methods(panels, told, references),
     )
 
 
-def _rounds(runs: Sequence[Mapping[str, Any]]) -> str:
+def _references(rows: Sequence[Row], measure: str) -> list[figures.Line]:
+    """Rules that others are compared with, by name and, where there are several, by model."""
+    models = {row.setting["model"] for row in rows}
+    return [
+        line._replace(label=row.setting["rule"] + (f" ({line.label})" if len(models) > 1 else ""))
+        for row in rows
+        for line in _lines([row], lambda _: 0, measure)
+    ]
+
+
+def _after(runs: Sequence[Mapping[str, Any]]) -> str:
     """The rounds of single clients' accuracies, by model where they differ; a mean of rounds ends with its round."""
-    found: dict[str, set[int]] = {}
+    found: dict[str, list[int]] = {}
     for run in runs:
-        found.setdefault(run["model"], set()).add(run["round"])
-    told = {model: _after(sorted(rounds)) for model, rounds in found.items()}
+        found.setdefault(run["model"], []).append(run["round"])
+    told = {model: _spelled(min(rounds), max(rounds)) for model, rounds in found.items()}
     if len(set(told.values())) == 1:
         return next(iter(told.values()))
     return "(" + ", ".join(f"{model} {after}" for model, after in told.items()) + ")"
 
 
-def _after(rounds: Sequence[int]) -> str:
-    return f"after round {rounds[0]}" if len(rounds) == 1 else f"after rounds {rounds[0]} to {rounds[-1]}"
+def _spelled(first: int, last: int) -> str:
+    return f"after round {first}" if first == last else f"after rounds {first} to {last}"
 
 
 def _ended(rows: Sequence[Row]) -> str:
@@ -224,64 +249,23 @@ def _ended(rows: Sequence[Row]) -> str:
     return f"; {diverged} of {every} runs diverged and count with their last finite round" if diverged else ""
 
 
-def _by_alpha(
-    rows: Sequence[Row], place: Callable[[dict], float], view: View, measure: str = "gap"
-) -> dict[str, list[figures.Line]]:
-    alphas = sorted({row.setting["alpha"] for row in rows})
-    return {
-        f"α = {number(alpha)}": _lines([row for row in rows if row.setting["alpha"] == alpha], place, view, measure)
-        for alpha in alphas
-    }
-
-
-def _lines(rows: Sequence[Row], place: Callable[[dict], float], view: View, measure: str = "gap") -> list[figures.Line]:
-    """A line of gaps, or of another measure, per model; `place` gives a row's x."""
+def _lines(rows: Sequence[Row], place: Callable[[dict], float], measure: str) -> list[figures.Line]:
+    """A line per model; `place` gives a row's x."""
     points: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in rows:
-        gap = row.estimates[measure]
-        points.setdefault(_series(row.setting, view), []).append((place(row.setting), gap.value, gap.low, gap.high))
+        estimate = row.estimates[measure]
+        points.setdefault(row.setting["model"], []).append((place(row.setting), *estimate[:3]))
     return [figures.Line(label, *np.array(sorted(found)).T) for label, found in points.items()]
 
 
-def _series(setting: Mapping[str, Any], view: View) -> str:
-    corpora = {row.setting["corpus"] for row in view.rows}
-    return f"{setting['model']} ({setting['corpus']})" if len(corpora) > 1 else str(setting["model"])
-
-
-def _first_runs(view: View, alphas: Sequence[float]) -> list[dict[str, Any]]:
-    """The first run of every model (and corpus) at each alpha."""
-    first: dict[tuple, dict] = {}
-    for run in view.runs:
-        if run["alpha"] in alphas:
-            first.setdefault((run["alpha"], _series(run, view)), run)
-    return list(first.values())
-
-
-def _clients_of(view: View, run: Mapping[str, Any]) -> pa.Table:
-    keys = ("cell", "round", "protocol")
-    wanted = np.logical_and.reduce([view.table[key].to_numpy() == run[key] for key in keys])
-    return view.table.filter(pa.array(wanted)).sort_by("client")
-
-
-def _accuracies(clients: pa.Table) -> np.ndarray:
-    """f[K]; NaN for a client without train rows or without an accuracy."""
-    correct, total, rows = (clients[name].to_numpy() for name in ("correct", "total", "train_rows"))
-    counted = np.where((total > 0) & (rows > 0), total, np.nan)
-    return correct / counted
-
-
-def _spoken(panels: Mapping[str, Sequence[figures.Line]], name: Callable[[float], str]) -> str:
-    """The means of a figure as a sentence per panel, for those who cannot see it."""
-    return " ".join(
-        f"{title}: "
-        + "; ".join(
-            f"{line.label} " + ", ".join(f"{name(x)} {_gap(y)}" for x, y in zip(line.x, line.value, strict=True))
-            for line in lines
-        )
-        + "."
-        for title, lines in panels.items()
+def _spoken(lines: Sequence[figures.Line], name: Callable[[float], str]) -> str:
+    """The means of a panel in words, for those who cannot see it."""
+    told = (
+        f"{line.label} " + ", ".join(f"{name(x)} {_percent(y)}" for x, y in zip(line.x, line.value, strict=True))
+        for line in lines
     )
+    return "; ".join(told) + "."
 
 
-def _gap(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if np.isfinite(value) else "without a number"

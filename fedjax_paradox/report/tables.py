@@ -85,7 +85,7 @@ def accuracy(rows: Sequence[Row], protocol: str, when: str, same: Iterable[tuple
     notes += [f"The same run by construction, trained once: {pairs}."] if pairs else []
     reasons = dict.fromkeys(row.estimates["gap"].reason for row in rows if row.estimates["gap"].reason)
     return Table(
-        name=f"accuracy-{_stem(protocol)}",
+        name=f"accuracy-{stem(protocol)}",
         caption=f"Accuracy of the clients under {protocol} {when}: mean over clients and worst client "
         "in %, gap in percentage points, with 95 % intervals over partitions.",
         columns=[*(COLUMNS[name] for name in shown), "runs", "round", *MEASURES.values()],
@@ -99,7 +99,7 @@ def _references_last(row: Row) -> bool:
     return is_reference(row.setting)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """Part of a file's name: letters, digits and hyphens, and a digest where they are not all that there is."""
     stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     plain_ = stem == name.lower().replace("_", "-") and "-" not in name and len(stem) <= 60

@@ -1,0 +1,162 @@
+"""Verdicts on claims in words, as tables and as a figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedjax_paradox.analysis import verdicts
+from fedjax_paradox.analysis.runs import FLOOR
+from fedjax_paradox.report import figures, tables
+from fedjax_paradox.report.drawing import COLOURS
+from fedjax_paradox.report.pictures import VERDICTS, Picture
+from fedjax_paradox.report.tables import Table, percent
+
+
+class Judged(NamedTuple):
+    """A claim and what our runs say of it."""
+
+    name: str
+    verdict: str
+    text: str
+    source: str
+    reasons: list[str]  # a sentence per comparison
+
+
+def in_words(verdict: verdicts.Verdict) -> Judged:
+    """A claim, its verdict and the reason of every comparison."""
+    reasons = [f"{told}: {outcome.verdict}; {outcome.reason}." for told, outcome in _outcomes(verdict).items()]
+    if verdict.by_round:
+        told = ", ".join(f"{answer} at round {at}" for at, answer in verdict.by_round.items())
+        reasons.append(f"by round, both {verdict.claim.matched[0]}: {told}.")
+    return Judged(verdict.claim.id, verdict.verdict, verdict.claim.text, verdict.claim.source, reasons)
+
+
+def _outcomes(verdict: verdicts.Verdict) -> dict[str, verdicts.Outcome]:
+    """The comparisons of a claim by name."""
+    published = f"as published: {' / '.join(verdict.mix.protocols)}"
+    return {published: verdict.mix, **{f"both {name}": outcome for name, outcome in verdict.matched.items()}}
+
+
+_OUTSIDE = "† The published difference lies outside our interval over all clients."
+
+
+def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
+    """A row per claim: the verdict under one protocol for both sides, and the one as published."""
+    protocols = dict.fromkeys(one.claim.matched[0] for one in judged)
+    outcomes = [one.matched.get(one.claim.matched[0]) for one in judged]
+    return Table(
+        name="verdicts",
+        caption=f"Verdicts with both sides under {' or '.join(protocols)}; a − b in points over clients of at "
+        f"least {FLOOR} rows, with its 95 % interval. Last, the verdict as published, each side under its own.",
+        columns=["claim", "verdict", "a − b", "published", "as published"],
+        numeric=[False, False, True, True, False],
+        rows=[
+            [
+                f"{one.claim.id}: {one.claim.text}",
+                _ended(one.verdict, outcome),
+                *_differences(outcome)[:2],
+                one.mix.verdict,
+            ]
+            for one, outcome in zip(judged, outcomes, strict=True)
+        ],
+        notes=[_OUTSIDE] if any(outcome and outcome.published_outside for outcome in outcomes) else [],
+    )
+
+
+def comparison_table(judged: Sequence[verdicts.Verdict]) -> Table:
+    """A row per claim and pair of protocols, with both sides and p."""
+    outside = any(outcome.published_outside for one in judged for outcome in _outcomes(one).values())
+    return Table(
+        name="claims",
+        caption="Every comparison: first as published, each side under its own protocol; then both sides under one "
+        "protocol. a and b are the sides of a claim, published is the published a − b. Accuracies in %, gaps and "
+        "differences in percentage points, with 95 % intervals.",
+        columns=[
+            "claim",
+            "protocols",
+            "verdict",
+            f"a − b, ≥ {FLOOR} rows",
+            "published",
+            "a − b",
+            "p",
+            "p (Holm)",
+            "a",
+            "b",
+        ],
+        numeric=[False, False, False, *(True for _ in range(7))],
+        rows=[_row(one.claim.id, *named) for one in judged for named in _outcomes(one).items()],
+        notes=[_OUTSIDE] if outside else [],
+    )
+
+
+def _row(claim: str, protocols: str, outcome: verdicts.Outcome) -> list[str]:
+    p_values = [tables.decimal(p, "{:.3f}") for p in (outcome.p, outcome.p_holm)]
+    sides = [percent(side) if side else tables.NONE for side in (outcome.a, outcome.b)]
+    return [claim, protocols, _ended(outcome.verdict, outcome), *_differences(outcome), *p_values, *sides]
+
+
+def _ended(verdict: str, outcome: verdicts.Outcome | None) -> str:
+    return verdict + (f" ({outcome.ended})" if outcome and outcome.ended else "")
+
+
+def _differences(outcome: verdicts.Outcome | None) -> list[str]:
+    """Over clients above the floor, published, over all clients."""
+    if outcome is None:
+        return [tables.NONE] * 3
+    published = tables.decimal(100 * outcome.published, "{:+.1f}") + "†" * outcome.published_outside
+    found = [each and percent(each, signed=True) for each in (outcome.floored, outcome.difference)]
+    floored, difference = ("equal" if outcome.same else each or tables.NONE for each in found)
+    return [floored, published, difference]
+
+
+def forest(judged: Sequence[verdicts.Verdict]) -> list[Picture]:
+    """The figure of all comparisons that have data, if there are any."""
+    claims = {one.claim.id: _comparisons(one) for one in judged}
+    claims = {claim: found for claim, found in claims.items() if found}
+    if not claims:
+        return []
+    spoken = "; ".join(
+        f"{claim} "
+        + ", ".join(f"{row.label} {100 * row.value:+.1f} {row.verdict}" for row in rows if row.value == row.value)
+        for claim, rows in claims.items()
+    )
+    return [
+        Picture(
+            "forest",
+            VERDICTS,
+            "Side a minus side b of every claim with its 95 % interval over partitions. The row with a claim's name is "
+            "as published, each side under its own protocol; below it both are under one. Over clients of at least "
+            f"{FLOOR} rows, which verdicts go by. Arrow: the interval goes on.",
+            f"Differences in points by claim and protocol: {spoken}.",
+            figures.forest(claims, _LOOKS),
+        )
+    ]
+
+
+def _comparisons(verdict: verdicts.Verdict) -> list[figures.Comparison]:
+    """The published one first, with or without data; of the others those with."""
+    found = {"as published": verdict.mix, **verdict.matched}
+    rows = [
+        figures.Comparison(label, outcome.verdict, *(outcome.floored or _NOTHING)[:3], outcome.published)
+        for label, outcome in found.items()
+    ]
+    known = [row for row in rows if row.value == row.value]
+    return [row for row in rows if row in (rows[0], *known)] if known else []
+
+
+_NOTHING = (float("nan"),) * 3
+
+
+def _mark(colour: str, marker: str, filled: bool = True) -> dict[str, Any]:
+    return {"color": colour, "marker": marker, "markerfacecolor": colour if filled else "white", "markersize": 4}
+
+
+_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    verdicts.SUPPORTED: _mark(COLOURS[0], "o"),
+    verdicts.CONTRADICTED: _mark(COLOURS[1], "s"),
+    verdicts.EQUIVALENT: _mark(COLOURS[2], "D"),
+    verdicts.TRUE_BY_CONSTRUCTION: _mark(COLOURS[0], "^"),
+    verdicts.FALSE_BY_CONSTRUCTION: _mark(COLOURS[1], "v"),
+    verdicts.UNDECIDED: _mark("#444444", "o", filled=False),
+    verdicts.TOO_FEW: _mark("#888888", "d", filled=False),
+    verdicts.NO_DATA: {"color": "#888888", "marker": ""},
+}
