@@ -19,7 +19,7 @@ from fedjax_paradox.analysis.runs import measures, pick
 from fedjax_paradox.config import cells, load
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import summarise
-from fedjax_paradox.report import drawing, markup, tables
+from fedjax_paradox.report import drawing, markup, outline, tables
 from fedjax_paradox.report.content import gather
 from fedjax_paradox.report.findings import audit_folders, fixed
 from fedjax_paradox.report.tables import REFERENCES, Table
@@ -827,6 +827,26 @@ def test_claims_are_judged_at_the_rounds_asked_for(place, tmp_path):
     run = small(place, tmp_path / "two", "grid.model=[distilbert, textcnn]")
     found = [gather([run], tmp_path / "claims.yaml", place / "cache", when).claims for when in (None, "last")]
     assert [claims[0].verdict for claims in found] == ["no data", "too few partitions"]
+
+
+def test_a_claim_that_cannot_be_judged_is_named_on_the_first_screen(place, tmp_path):
+    side = "{{where: {{model: {}}}, protocol: label_matched, round: 2, published: {{gap: 1}}}}".format
+    sides = f"a: {side('textcnn')}, b: {side('distilbert')}"
+    (tmp_path / "claims.yaml").write_text(f"- {{id: one, text: t, source: s, where: {{}}, round: 2, {sides}}}")
+    apart = {"textcnn": 0.1, "distilbert": 1.0}
+    runs = [small(place, tmp_path / model, f"model={model}", f"alpha={a}") for model, a in apart.items()]
+    content = gather(runs, tmp_path / "claims.yaml", place / "cache")
+    assert content.claims == content.verdicts == []
+    (warning,) = outline.first(content).warnings
+    assert warning.startswith("Left out: The claim one cannot be judged on these runs: ")
+    assert "alpha" in warning
+    axes = drawn(content, "learning-curves").figure.axes
+    assert [axis.axison for axis in axes] == [
+        True,
+        False,
+        False,
+        True,
+    ]  # each model at the one alpha that it was run at
 
 
 def test_what_was_run_is_told(full, content):

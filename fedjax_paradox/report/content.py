@@ -77,7 +77,7 @@ class Content(NamedTuple):
     sentences: list[str]  # the answer
     footnotes: list[str]  # of the answer: what intervals cover, what protocols are
     runs: list[origin.Run]
-    left_out: list[str]
+    left_out: list[str]  # folders that cannot be read, claims that cannot be judged
     notes: list[str]
     claims: list[Judged]  # none where no claims were asked about
     verdicts: list[Table]  # on every claim, and of every comparison
@@ -110,15 +110,15 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     same = same_runs(reading)
     view = look(table, measured, picked, rows=rows, audits=audits.by_cell, rules=reading.rules, when=told)
     names = {row.setting["protocol"] for row in rows}
-    judged, problems = _judge(asked, measured, when)
+    judged, unjudged = _judge(asked, measured, when)
     words = [in_words(verdict) for verdict in judged]
     return Content(
         title=title(view, judged),
         sentences=sentences(view, judged),
         footnotes=[*(f"{line[0].upper()}{line[1:]}." for line in reading.covered), _scored(names)],
         runs=origin.runs(reading),
-        left_out=reading.left_out,
-        notes=[*reading.notes, *problems, *_same(same)],
+        left_out=[*reading.left_out, *unjudged],
+        notes=[*reading.notes, *_same(same)],
         claims=words,
         verdicts=[verdict_table(judged), comparison_table(judged)] if judged else [],
         accuracy=[
@@ -187,7 +187,7 @@ def _judge(
         try:
             (verdict,) = verdicts.judge([claim], measured, when)
         except InputError as error:
-            problems.append(f"The claim {claim.id} cannot be judged on these runs: {error}")
+            problems.append(printable(f"The claim {claim.id} cannot be judged on these runs: {error}"))
         else:
             matched = {name: outcome for name, outcome in verdict.matched.items() if name in known}
             judged.append(verdict._replace(matched=matched))

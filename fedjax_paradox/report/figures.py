@@ -155,10 +155,10 @@ def learning_curves(panels: Panels) -> Figure:
     for row, curves in zip(axes, panels.values(), strict=True):
         for axis, name in zip(row, columns, strict=True):
             axis.set_title(drawing.shown(name), loc="right")
-            if name in curves:
+            if len(curves[name].rounds):
                 _draw_curves(axis, curves[name])
             else:
-                axis.set_visible(False)
+                axis.set_axis_off()
         row[0].set_ylabel("accuracy (%)")
     for axis in axes[-1]:
         axis.set_xlabel("round")

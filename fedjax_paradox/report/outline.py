@@ -39,7 +39,8 @@ def first(content: Content) -> Part:
     """The first screen, under the report's title, with the figures that answer what was asked."""
     drawn = _drawn(content, _lead(content))
     tables, notes = content.verdicts[:1], [" ".join(content.footnotes)]
-    return Part(content.title, "answer", content.left_out, content.sentences, drawn, tables, notes)
+    missing = [f"Left out: {line}" for line in content.left_out]
+    return Part(content.title, "answer", missing, content.sentences, drawn, tables, notes)
 
 
 def _lead(content: Content) -> str:

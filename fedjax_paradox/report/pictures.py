@@ -83,30 +83,30 @@ def _against(rows: Sequence[Row], column: str, view: View, words: tuple[str, str
 def _rounds(view: View, corpus: str) -> Iterator[Picture]:
     runs = [run for run in view.runs if run["corpus"] == corpus]
     alphas = sorted({run["alpha"] for run in runs})
-    panels: dict[str, dict[str, figures.Curves]] = {}
-    for model in dict.fromkeys(run["model"] for run in runs):
-        for alpha in dict.fromkeys([*alphas[:1], *alphas[-1:]]):
-            cells = [run["cell"] for run in runs if run["model"] == model and run["alpha"] == alpha]
-            curves = _curves(view, cells)
-            if len(curves.rounds) > 1:
-                panels.setdefault(model, {})[f"α = {number(alpha)}"] = curves
-    if not panels:
+    panels = {
+        model: {
+            f"α = {number(alpha)}": _curves(
+                view, [r["cell"] for r in runs if (r["model"], r["alpha"]) == (model, alpha)]
+            )
+            for alpha in dict.fromkeys([*alphas[:1], *alphas[-1:]])
+        }
+        for model in dict.fromkeys(run["model"] for run in runs)
+    }
+    drawn = [(model, alpha, c) for model, row in panels.items() for alpha, c in row.items() if len(c.rounds)]
+    if not any(len(curves.rounds) > 1 for *_, curves in drawn):
         return
     spoken = (
         f"{model}, {alpha}: mean {100 * c.average[0]:.1f} to {100 * c.average[-1]:.1f} %, worst "
         f"{100 * c.worst[:, 0].mean():.1f} to {100 * c.worst[:, -1].mean():.1f} %"
-        for model, row in panels.items()
-        for alpha, c in row.items()
+        for model, alpha, c in drawn
     )
-    columns = dict.fromkeys(alpha for row in panels.values() for alpha in row)
-    ordered = {model: {alpha: row[alpha] for alpha in columns if alpha in row} for model, row in panels.items()}
     yield Picture(
         "learning-curves",
         ROUNDS,
         f"Mean and worst client round by round on {corpus} under {view.protocol}, mean over runs, as far as all of "
         f"them reach; {view.told}. A run that diverged stays at its last finite round.",
         f"Learning curves, first to last round. {'; '.join(spoken)}.",
-        figures.learning_curves(dict(sorted(ordered.items(), key=lambda item: -len(item[1])))),
+        figures.learning_curves(panels),
     )
 
 
@@ -115,6 +115,8 @@ def _curves(view: View, cells: Sequence[str]) -> figures.Curves:
     runs = [_scored_rounds(view, cell) for cell in cells]
     every = sorted({round_ for run in runs for round_ in run})
     rounds = [round_ for round_ in every if all(round_ in run for run in runs)]
+    if not rounds:
+        return figures.Curves(np.zeros(0), np.zeros(0), np.zeros((0, 0)))
     values = np.array([[run[round_] for round_ in rounds] for run in runs]).reshape(len(runs), len(rounds), 2)
     return figures.Curves(np.array(rounds), values[..., 0].mean(axis=0), values[..., 1])
 
