@@ -778,6 +778,21 @@ def test_a_row_of_the_forest_for_every_claim_and_protocol(judged):
     assert published == pytest.approx([18.0] * 5 + [-18.0] * 5)
 
 
+def test_claims_without_data_are_counted_and_not_shown_first(place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.model=[textcnn, distilbert]")
+    side = "{{where: {{model: {}}}, protocol: label_filtered, round: 2, published: {{gap: 1}}}}".format
+    claim = "- {{id: {}, text: t, source: s, where: {{}}, round: 2, a: {}, b: {}}}".format
+    claims = [claim("here", side("textcnn"), side("distilbert")), claim("gone", side("minilm"), side("distilbert"))]
+    (tmp_path / "claims.yaml").write_text("\n".join(claims), encoding="utf-8")
+    content = gather([run], tmp_path / "claims.yaml", place / "cache")
+    first, every = content.verdicts
+    assert [row[0] for row in first.rows] == ["here: t"]
+    assert "1 of the claims" in first.notes[-1]
+    assert {row[0] for row in every.rows} == {"here", "gone"}
+    assert content.title.startswith("A published claim")
+    assert "1 without data (gone)" in " ".join(content.sentences)
+
+
 def test_the_first_sentences_hold_the_verdicts(judged):
     assert judged.title == "2 published claims about the worst client, tested with distilbert and textcnn on news"
     assert len(judged.sentences) <= 5

@@ -5,6 +5,7 @@ from typing import Any
 
 from fedjax_paradox.analysis import verdicts
 from fedjax_paradox.analysis.statistics import FEWEST
+from fedjax_paradox.report.judged import with_data
 from fedjax_paradox.report.tables import Row, is_reference, number, percent
 from fedjax_paradox.report.view import View
 
@@ -15,7 +16,8 @@ def title(view: View, judged: Sequence[verdicts.Verdict]) -> str:
     """What the report is about."""
     models, corpora = (_listed(_values(view.rows, name), 3) for name in ("model", "corpus"))
     if judged:
-        claims = f"{len(judged)} published claims" if len(judged) > 1 else "A published claim"
+        count = len(with_data(judged))
+        claims = f"{count} published claims" if count > 1 else "A published claim"
         return f"{claims} about the worst client, tested with {models} on {corpora}"
     if len({row.setting["rule"] for row in view.rows}) > 1:
         return f"Which method serves the worst client best? {models} on {corpora}"

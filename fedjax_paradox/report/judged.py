@@ -36,11 +36,17 @@ def _outcomes(verdict: verdicts.Verdict) -> dict[str, verdicts.Outcome]:
     return {published: verdict.mix, **{f"both {name}": outcome for name, outcome in verdict.matched.items()}}
 
 
+def with_data(judged: Sequence[verdicts.Verdict]) -> Sequence[verdicts.Verdict]:
+    """Claims that some comparison says something of; all where there is none."""
+    return [one for one in judged if any(o.verdict != verdicts.NO_DATA for o in _outcomes(one).values())] or judged
+
+
 _OUTSIDE = "† The published difference lies outside our interval over all clients."
 
 
 def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
-    """A row per claim: the verdict under one protocol for both sides, and the one as published."""
+    """A row per claim that has data: the verdict under one protocol for both sides, and the one as published."""
+    judged, others = with_data(judged), len(judged) - len(with_data(judged))
     protocols = dict.fromkeys(one.claim.matched[0] for one in judged)
     outcomes = [one.matched.get(one.claim.matched[0]) for one in judged]
     return Table(
@@ -58,7 +64,8 @@ def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
             ]
             for one, outcome in zip(judged, outcomes, strict=True)
         ],
-        notes=[_OUTSIDE] if any(outcome and outcome.published_outside for outcome in outcomes) else [],
+        notes=[_OUTSIDE] * any(outcome and outcome.published_outside for outcome in outcomes)
+        + [f"Without data in these runs, and not shown: {others} of the claims."] * (others > 0),
     )
 
 
