@@ -1,8 +1,8 @@
 """The pages of docs/: every command and every block of code is run, or checked against what runs.
 
 - `console`: `$` commands are run, and what they print is compared; `...` stands for anything.
-- `bash`: bash reads it, with stand-ins for the commands; `fedjax-paradox` lines must be accepted by its parser, and their
-  config and overrides by the package.
+- `bash`: bash reads it, with stand-ins for the commands; `fedjax-paradox` lines must be accepted by its parser, and
+  their config and overrides by the package.
 - `python` and `pycon`: run, one after the other; with a title it is a file that is written.
 - `yaml`: with a title a file that is written and loaded; else keys of an experiment, or of its grid.
 - `text`: shown, not checked.
@@ -80,6 +80,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "index.md"])
 def test_the_blocks_of_a_page(page, folder, monkeypatch):
     """Those of the first page are run for all others."""
