@@ -13,7 +13,8 @@ from fedjax_paradox.cli import app
 INTRODUCTION = """# Command line
 
 Written by `docs/write_cli.py`. `python -m fedjax_paradox` is the same command. `--help` after any command says what
-stands here, `--version` alone names the version, and `--install-completion` makes the shell complete commands and options.
+stands here, `--version` alone names the version, and `--install-completion` makes the shell complete commands and
+options.
 
 A CONFIG is a YAML file of the [keys](keys.md); `KEY=VALUE` changes one of them, with YAML on the right of the sign.
 Exit codes:

@@ -41,7 +41,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 # Commands of the pages that are not this package's: bash is given stand-ins.
 OTHERS = ("python3", "pip", ".venv/bin/pip", "experiments/paper/laptop.sh", "experiments/paper/eight.sh")
-STAND_IN = '#!/bin/bash\nprintf "%s\\0" "$@" >> "$SEEN"; printf "\\n" >> "$SEEN"\n'
+# One write a line: two commands may run side by side.
+STAND_IN = '#!/bin/bash\nprintf "%s\\n" "$(printf "%q " "$@")" >> "$SEEN"\n'
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -140,7 +141,7 @@ def understood(text: str, folder: Path) -> None:
     environment = {"PATH": str(stand_ins), "SEEN": str(seen), "HOME": str(folder)}
     subprocess.run(["/bin/bash", "-c", "\n".join(given)], check=True, env=environment, cwd=folder)
     for line in seen.read_text().splitlines() if seen.exists() else ():
-        accepted(line.rstrip("\0").split("\0"))
+        accepted(shlex.split(line))
 
 
 def accepted(arguments: list[str]) -> None:
