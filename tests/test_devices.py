@@ -83,6 +83,7 @@ def test_eight_devices_equal_one(one, tmp_path):
     assert_same_study(tmp_path / "out", one)
 
 
+@pytest.mark.conformance
 def test_two_processes_equal_one(one, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -92,6 +93,7 @@ def test_two_processes_equal_one(one, tmp_path):
     assert_same_study(tmp_path / "out", one)
 
 
+@pytest.mark.conformance
 def test_a_run_resumes_on_more_devices(one, tmp_path):
     finish(child(one[0], tmp_path / "out", devices=1, stop=1))
     assert 0 < len(results.read(tmp_path / "out")) < len(results.read(one[1]))
@@ -99,6 +101,7 @@ def test_a_run_resumes_on_more_devices(one, tmp_path):
     assert_same_study(tmp_path / "out", one)
 
 
+@pytest.mark.conformance
 def test_resumed_with_other_lanes(one, tmp_path):
     """Lanes are no part of the experiment: the schedule is the same, the sums are in another order."""
     config = one[0]

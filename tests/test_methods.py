@@ -64,6 +64,7 @@ def test_numbers_are_data_and_client_halves_are_structure(config, axis, programs
 OF_KERNELS = ("fedex_lora", "flora")
 
 
+@pytest.mark.conformance
 def test_every_method_runs_from_its_name_alone(config, tmp_path):
     """In one grid; and leaves are finite, since nothing diverged."""
     names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES if name not in OF_KERNELS]
@@ -91,6 +92,7 @@ def encoder(config):
     return config.parent / "tiny.yaml"
 
 
+@pytest.mark.conformance
 def test_kernels_are_a_cells_own_only_under_rules_that_change_them(encoder, tmp_path):
     """The first round of FedEx-LoRA and FLoRA starts as FedIT's does; the kernels move in the checkpoint."""
     study, moved = ("model=tiny", "rounds=2"), {}
@@ -147,6 +149,7 @@ def only_4(labels, num_clients, alpha, seed, **_):
 """
 
 
+@pytest.mark.conformance
 def test_every_objective_runs_from_its_name_alone_with_a_table_and_without(config, tmp_path):
     for model in ("bag", "textcnn"):
         out = tmp_path / model

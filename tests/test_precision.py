@@ -84,6 +84,7 @@ def errors(kind: str, *length: int) -> tuple[float, dict[str, float]]:
     return relative(logits, expected), {jax.tree_util.keystr(path): error for path, error in each}
 
 
+@pytest.mark.conformance
 def test_transformer() -> None:
     logits, gradients = errors("transformer")
     # Some 25 roundings in each of two layers, half of them on a residual branch; and as many on the way back.
@@ -92,6 +93,7 @@ def test_transformer() -> None:
     assert max(gradients.values()) < 100**0.5 * U, gradients
 
 
+@pytest.mark.conformance
 def test_textcnn() -> None:
     # Row, kernel, product, bias and dropout; a maximum is off by no more than what it is taken of.
     assert U / 16 < errors("textcnn")[0] < 5**0.5 * U

@@ -358,6 +358,7 @@ def kill_at_round(config, out, round_):
     assert running.returncode == -signal.SIGKILL, errors
 
 
+@pytest.mark.conformance
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config, tmp_path):
     experiment, prepared = toy.study(config, *KILLED)
     expected = run(experiment, prepared, tmp_path / "whole", lambda _: None)
@@ -382,6 +383,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config,
 # What it refuses
 
 
+@pytest.mark.conformance
 def test_a_truncated_file_of_the_newest_checkpoint_is_named_set_aside_and_made_again(config, finished, tmp_path):
     out, table, programs = finished
     expected, damaged = toy.stored(out, programs), 0
@@ -489,6 +491,7 @@ def test_a_grid_over_rules_gives_each_cell_what_it_gets_alone(config, tmp_path):
     assert not np.allclose(adapters["fedavg"], adapters["fedavgw(beta=0.5)"], atol=1e-3)
 
 
+@pytest.mark.conformance
 def test_a_grid_over_dropout_gives_each_cell_what_it_gets_alone(config, tmp_path):
     """Rates that differ between the lanes of one program, against a program with one rate."""
     setting, rates = ("alpha=0.5", "lanes=3", "rounds=2"), (0.1, 0.5)
