@@ -135,6 +135,13 @@ def test_the_card_says_whom_the_model_serves(words, tmp_path):
     assert "after round 1 of 2, 5 clients, alpha 0.1" in text
 
 
+def test_a_round_that_was_not_scored_is_exported_and_says_so(config, tmp_path):
+    results = run(config, "unscored", "model=textcnn", "rounds=2", "evaluate_every=2")
+    text = (results.export(tmp_path / "out", round=1) / "README.md").read_text()
+    assert "The clients were not scored after this round." in text
+    np.testing.assert_array_equal(fp.open_model(tmp_path / "out").predict(TEXTS), results.model(round=1).predict(TEXTS))
+
+
 def test_the_command_line_lists_exports_and_predicts(words, tmp_path, capsys, monkeypatch):
     def call(*arguments: object) -> str:
         monkeypatch.setattr("sys.argv", ["fedjax-paradox", *map(str, arguments)])

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from huggingface_hub import EvalResult, ModelCardData
 
 from fedjax_paradox.config import Cell
-from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.fairness import Summary, summarise
 from fedjax_paradox.storage import results
 from fedjax_paradox.text import printable
@@ -89,9 +88,7 @@ def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classe
         "",
         "## Whom it serves",
         "",
-        "Accuracy in %, the gap in points: mean minus worst.",
-        "",
-        *_accuracies(spreads),
+        *(_accuracies(spreads) if spreads else ["The clients were not scored after this round."]),
         "",
         "## How to open it",
         "",
@@ -138,15 +135,14 @@ def _header(cell: Cell, base: str, kind: str, spreads: Sequence[tuple[str, Summa
 
 
 def _spreads(table: pa.Table, cell: str, round_: int) -> list[tuple[str, Summary]]:
-    """(protocol, spread over clients); InputError where the round has no results."""
+    """(protocol, spread over clients); empty where clients were not scored after the round."""
     rows = table.filter(pc.and_(pc.equal(table["cell"], cell), pc.equal(table["round"], round_)))
-    if not len(rows):
-        raise InputError(f"the results hold no round {round_} of cell {cell}; export another round")
     found = results.counts(rows, ["protocol"])
     return [(key["protocol"], summarise(correct, total)) for key, correct, total in found]
 
 
 def _accuracies(spreads: Sequence[tuple[str, Summary]]) -> Iterator[str]:
+    yield from ("Accuracy in %, the gap in points: mean minus worst.", "")
     yield "| protocol | mean over clients | worst client | gap | which client is worst |"
     yield "|---|--:|--:|--:|--:|"
     for protocol, spread in spreads:

@@ -52,12 +52,15 @@ def plan_round(
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
-def padding(program: Program, jobs: Sequence[schedule.Job]) -> float:
-    """Share of the token places that the jobs' rows have, in which there is no token."""
-    tokens = program.corpus.train_tokens
-    rows = np.concatenate([job.steps[job.steps >= 0] for job in jobs]) if jobs else np.zeros(0, np.int64)
-    times = np.bincount(rows, minlength=len(tokens))
-    return 1.0 - float(times @ np.count_nonzero(tokens, axis=1)) / max(len(rows) * tokens.shape[1], 1)
+def filled_places(program: Program) -> np.ndarray:
+    """f[N]: the share of the token places of every train row in which there is a token."""
+    return (program.corpus.train_tokens != 0).mean(axis=1)
+
+
+def padding(filled: np.ndarray, jobs: Sequence[schedule.Job]) -> float:
+    """Share of the token places of the jobs' rows in which there is no token; filled: `filled_places`."""
+    found = [filled[job.steps[job.steps >= 0]] for job in jobs]
+    return 1.0 - float(np.concatenate(found).mean()) if found else 0.0
 
 
 def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:

@@ -24,6 +24,7 @@ from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
 from fedjax_paradox.sweep.rounds import (
     Batches,
     by_length,
+    filled_places,
     measure,
     padding,
     plan_round,
@@ -147,6 +148,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
     num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
     everybody = train_batches(program) if engine.needs_start_loss else []
+    filled = filled_places(program)
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
     with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
@@ -184,7 +186,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table, late]), standing.ranks))
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
-            went = Went(round_, participants, outcome, phases, _visited(jobs), waste, padding(program, jobs))
+            went = Went(round_, participants, outcome, phases, _visited(jobs), waste, padding(filled, jobs))
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
                 _write(out, _with_history(standing, program, went, before))
             checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))

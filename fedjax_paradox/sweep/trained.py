@@ -1,6 +1,7 @@
 """A model as a finished round left it: from the checkpoint of an output folder to predictions of texts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,9 +60,13 @@ def probabilities(apply: Callable[..., jax.Array], leaves: tuple[Params, Params]
     rows = len(tokens)
     padded = np.zeros((-(-rows // BATCH) * BATCH, tokens.shape[1]), np.int32)
     padded[:rows] = tokens
-    of_batch = jax.jit(lambda leaves, batch: jax.nn.softmax(apply(*leaves, batch).astype(jnp.float32)))
-    found = [np.asarray(of_batch(leaves, batch)) for batch in padded.reshape(-1, BATCH, tokens.shape[1])]
+    found = [np.asarray(_of_batch(apply, leaves, batch)) for batch in padded.reshape(-1, BATCH, tokens.shape[1])]
     return np.concatenate(found)[:rows] if found else np.zeros((0, 0), np.float32)
+
+
+@partial(jax.jit, static_argnums=0)  # one compilation for all calls of one model
+def _of_batch(apply: Callable[..., jax.Array], leaves: tuple[Params, Params], tokens: jax.Array) -> jax.Array:
+    return jax.nn.softmax(apply(*leaves, tokens).astype(jnp.float32))
 
 
 def rounds_at_hand(folder: Path, entries: Mapping[str, Entry], cell: str) -> dict[int, Path]:
