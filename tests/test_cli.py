@@ -407,18 +407,18 @@ def test_progress_counts_rows_and_the_time_left(monkeypatch):
         notify(Trained(0, 2, 0))  # compiled
         now[0] += 10.0
         notify(Trained(0, 2, 40))
-        notify(Finished(0, 2, table, 20.0, {}, 0.02, table))
+        notify(Finished(0, 2, table, 20.0, {}, 0.02, 0.04, table))
         notify(Started(1, 0))
         notify(Trained(1, 1, 0))
         now[0] += 50.0
         notify(Trained(1, 1, 30))
         notify(Trained(1, 1, 10))
-        notify(Finished(1, 1, table, 10.0, {}, 0.0, table))
+        notify(Finished(1, 1, table, 10.0, {}, 0.0, 0.0, table))
     first, second = screen.getvalue().splitlines()
     assert said == [first, second]
     # 150 of 1050 took 10 s, so 900 take 60 s; then 600 took 60 s, so 450 take 45 s.
-    assert first.startswith("program 1/2, round 2/2: 2 rows/s, 2.0% wasted, 1:00 left; train_rows avg")
-    assert second.startswith("program 2/2, round 1/2: 4 rows/s, 0.0% wasted, 0:45 left; train_rows avg")
+    assert first.startswith("program 1/2, round 2/2: 2 rows/s, 2.0% wasted, 4% padding, 1:00 left; train_rows avg")
+    assert second.startswith("program 2/2, round 1/2: 4 rows/s, 0.0% wasted, 0% padding, 0:45 left; train_rows avg")
 
 
 def test_a_log_hears_of_a_long_round_every_minute(monkeypatch):

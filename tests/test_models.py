@@ -49,7 +49,7 @@ def tiny_textcnn() -> Model:
 
 def compiled(model: Model) -> Model:
     """Run eagerly, Linen compiles operation by operation: most of the time that these tests take."""
-    return model._replace(apply=jax.jit(model.apply))
+    return model._replace(apply=jax.jit(model.apply, static_argnames="places" if model.packs else ()))
 
 
 MODELS = {"textcnn": tiny_textcnn, "transformer": tiny_transformer}
@@ -353,24 +353,48 @@ def loss(model: Model, trainable: dict, frozen: dict, tokens: jax.Array, key: ja
     return (model.apply(trainable, frozen, tokens, key) ** 2).mean()
 
 
+def side_by_side(x: np.ndarray, lengths: np.ndarray, gap: int) -> tuple[jax.Array, cnn.Rows]:
+    """f32[N, E] and where its rows are; x: [B, T, E], of which each row has so many tokens."""
+    flat = np.concatenate([np.pad(row[:length], ((0, gap), (0, 0))) for row, length in zip(x, lengths, strict=True)])
+    begin = np.cumsum(lengths + gap) - lengths - gap
+    rows = cnn.Rows(*(jnp.asarray(values, jnp.int32) for values in (begin, lengths, np.arange(x.shape[1]))))
+    return jnp.asarray(np.pad(flat, ((0, 4), (0, 0))), jnp.float32), rows
+
+
 @pytest.mark.parametrize("size", [1, 4, 512])
 @pytest.mark.parametrize("dead", [0.0, 0.5, 1.0])
 def test_the_gradient_that_visits_winners_alone_is_the_whole_one(
     size: int, dead: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In two lanes, against the plain convolution of a padded batch with the gradient that JAX derives."""
     monkeypatch.setattr(cnn, "BLOCK", size)
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 5, 9, 4), (2, 3, 4, 6)))
+    rng, lengths = np.random.default_rng(0), np.array([9, 1, 0, 8, 4])
+    there = np.arange(9)[:, None] < lengths[:, None, None]
+    x = np.where(there, rng.normal(size=(5, 9, 4)), 0.0)
+    kernel = jnp.asarray(rng.normal(size=(2, 3, 4, 6)), jnp.float32)
     cotangent = jnp.asarray(rng.normal(size=(2, 5, 6)) * (rng.random((2, 5, 6)) >= dead), jnp.float32)
+    flat, rows = side_by_side(x, lengths, gap=2)
 
-    def gradients(largest: Callable) -> tuple:
-        def one(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple:
-            return jax.vjp(largest, x, kernel)[1](cotangent)
+    def gradients(largest: Callable, x: jax.Array) -> tuple:
+        def one(kernel: jax.Array, cotangent: jax.Array) -> tuple:
+            value, back = jax.vjp(largest, x, kernel)
+            return value, *back(cotangent)
 
-        return jax.jit(jax.vmap(one))(x, kernel, cotangent)
+        return jax.jit(jax.vmap(one))(kernel, cotangent)
 
-    # Sums of up to thirty float32 products in another order.
-    chex.assert_trees_all_close(gradients(cnn._largest_sparse), gradients(cnn._largest_dense), rtol=1e-5, atol=1e-6)
+    padded = gradients(lambda x, kernel: cnn._responses(x, kernel).max(axis=1), jnp.asarray(x, jnp.float32))
+    expected = (
+        padded[0],
+        jnp.concatenate([padded[1][:, row, :length] for row, length in enumerate(lengths)], 1),
+        padded[2],
+    )
+    taken = np.concatenate(
+        [np.arange(begin, begin + length) for begin, length in zip(rows.begin, lengths, strict=True)]
+    )
+    for largest in (cnn._largest, cnn._largest_sparse):
+        value, to_x, to_kernel = gradients(lambda x, kernel, largest=largest: largest(x, kernel, rows), flat)
+        # Sums of up to thirty float32 products in another order.
+        chex.assert_trees_all_close((value, to_x[:, taken], to_kernel), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_vmap_over_lanes_equals_a_loop(model: Model) -> None:

@@ -1,7 +1,8 @@
 """The loop that a researcher writes today: PyTorch, transformers and PEFT, one client after another.
 
 It trains the same rows in the same batches as our engine and predicts the same rows, with dropout on and the
-same hyper-parameters; its weights and dropout masks are its own.
+same hyper-parameters; its weights and dropout masks are its own. A batch is as long as its longest row (dynamic
+padding).
 """
 
 import os
@@ -23,6 +24,7 @@ from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.rounds import plan_round
 
 Weights = dict[str, torch.Tensor]
+SHORTEST = 5
 
 
 class Client(NamedTuple):
@@ -140,7 +142,7 @@ def train(
         for rows in client.steps:
             local.zero_grad(set_to_none=True)
             with autocast():
-                loss = functional.cross_entropy(module(tokens[rows]), labels[rows])
+                loss = functional.cross_entropy(module(as_long_as_needed(tokens[rows])), labels[rows])
             loss.backward()
             local.step()
         for name, leaf in _trainable(module).items():
@@ -154,8 +156,14 @@ def predict(module: nn.Module, tokens: torch.Tensor, batches: Sequence[torch.Ten
     """i64[rows], the predicted class of every row."""
     module.eval()
     with autocast():
-        classes = [module(tokens[rows]).argmax(dim=1) for rows in batches]
+        classes = [module(as_long_as_needed(tokens[rows])).argmax(dim=1) for rows in batches]
     return torch.cat(classes).cpu().numpy()
+
+
+def as_long_as_needed(tokens: torch.Tensor) -> torch.Tensor:
+    """A batch without the places that are padding in all rows; a TextCNN needs those of its widest window."""
+    longest = int((tokens != 0).sum(dim=1).max())
+    return tokens[:, : max(longest, SHORTEST)]
 
 
 def _trainable(module: nn.Module) -> Weights:

@@ -58,12 +58,12 @@ def lazy(training: Training, name: str) -> Trainer:
 
     def step(round_: Round, state: Tree, client: Client, work: Work) -> tuple[Tree, jax.Array]:
         origin = sparse.Origin(name, round_.globals_[name], work.cell, pulled(training, client.hyper))
-        learner = learner_of(training, client.hyper, round_.frozen)
+        learner = learner_of(training, client.hyper, round_.frozen, work.enough)
 
         def named(state: Tree, batch: Any, rows: jax.Array) -> tuple[Any, jax.Array]:
             return local_step(learner, state, batch, work.key, client._replace(start={**client.start, name: rows}))
 
-        return sparse.sparse_step(named, state, batch_of(round_.data, work.rows), origin, work.number)
+        return sparse.sparse_step(named, state, batch_of(round_.data, work), origin, work.number)
 
     def origin_of(round_: Round, job: Ended) -> sparse.Origin:
         hyper = pulled(training, jax.tree.map(lambda leaf: leaf[job.cell], round_.hyper))
@@ -82,6 +82,7 @@ def lazy(training: Training, name: str) -> Trainer:
         keep=keeping(leaves),
         sum=_summing(name, origin_of),
         loops=True,
+        places=training.places,
     )
 
 

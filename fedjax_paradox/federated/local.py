@@ -5,6 +5,7 @@ data: the optimizer is built from hyper-parameters, an objective from the number
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,9 +22,11 @@ Optimizer = Callable[[Hyper], optax.GradientTransformation]
 class Learner(NamedTuple):
     """What a client trains, what it minimises, and how."""
 
-    apply: Callable[..., jax.Array]  # (params, tokens, key) -> logits f32[B, C]
+    apply: Callable[..., jax.Array]  # (params, tokens, key[, places]) -> logits f32[B, C]
     local: Local
     optimizer: Optimizer
+    places: tuple[int, ...] = ()  # the numbers of token places among which `apply` has the choice, if any
+    enough: jax.Array | None = None  # i32[], which of them is enough for the batch
 
 
 def masked_mean(losses: jax.Array, mask: jax.Array) -> jax.Array:
@@ -98,16 +101,16 @@ def local_step(
         # Zero gradients that are never computed.
         return leaf if local.trains is None or local.trains(path) else jax.lax.stop_gradient(leaf)
 
-    def total(leaves: Tree) -> jax.Array:
+    def total(leaves: Tree, **places: int) -> jax.Array:
         leaves = jax.tree_util.tree_map_with_path(held, leaves) if local.trains else leaves
-        logits = learner.apply(leaves, tokens, key)
+        logits = learner.apply(leaves, tokens, key, **places)
         if local.loss is None:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         else:
             losses = local.loss(logits, labels, client)
         return masked_mean(losses, mask) if local.reduce is None else local.reduce(losses, mask, client)
 
-    loss, gradients = jax.value_and_grad(total)(params)
+    loss, gradients = _value_and_grad(total, learner, params)
     updates, next_state = optimizer_of(learner, client).update(gradients, optimizer_state, params)
     if local.trains is not None:
         keeps = local.trains
@@ -116,6 +119,14 @@ def local_step(
     live = jnp.any(mask)
     kept = jax.tree.map(lambda new, old: jnp.where(live, new, old), stepped, state)
     return kept, loss * jnp.sum(mask.astype(jnp.float32))
+
+
+def _value_and_grad(total: Callable[..., jax.Array], learner: Learner, params: Tree) -> tuple[jax.Array, Tree]:
+    if not learner.places:
+        return jax.value_and_grad(total)(params)
+    # No more than this is chosen: what a conditional hands on is copied, which for a whole state takes long.
+    branches = [jax.value_and_grad(partial(total, places=places)) for places in learner.places]
+    return jax.lax.switch(learner.enough, branches, params)
 
 
 def optimizer_of(learner: Learner, client: Client) -> optax.GradientTransformation:

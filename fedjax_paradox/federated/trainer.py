@@ -50,6 +50,7 @@ class Work(NamedTuple):
     number: jax.Array  # i32[], steps of the job before this one
     rows: jax.Array  # i32[B], rows of the data, padded with -1
     key: jax.Array
+    enough: jax.Array | None = None  # i32[], which of the trainer's `places` is enough for the batch
 
 
 class Ended(NamedTuple):
@@ -87,6 +88,8 @@ class Trainer(NamedTuple):
     # One lane alone is faster without `vmap`: the model has loops that end where their data do, which under it they
     # cannot. Others do better under it: a MiniLM step takes 6 % longer without.
     loops: bool = False
+    # How many token places a step may compute, ascending; the last is enough for any batch. (): there is no choice.
+    places: tuple[int, ...] = ()
 
 
 class Training(NamedTuple):
@@ -98,6 +101,7 @@ class Training(NamedTuple):
     own: tuple[str, ...] = ()  # the numbers that the objective is called with, in `Hyper.own`
     numbers: tuple[str, ...] = ()  # those of the optimizer, in `Hyper.optimizer`
     method: Local = Local()  # what the rule adds to the objective
+    places: tuple[int, ...] = ()  # as in `Trainer`
 
 
 def half(training: Training, hyper: Hyper) -> Local:
@@ -112,20 +116,22 @@ def no_numbers(training: Training) -> Hyper:
     return Hyper(zero, zero, zero, zero, own=own, optimizer=numbers)
 
 
-def learner_of(training: Training, hyper: Hyper, frozen: Tree) -> Learner:
+def learner_of(training: Training, hyper: Hyper, frozen: Tree, enough: jax.Array | None = None) -> Learner:
     """What `local_step` needs."""
     # A model without dropout rates may have an `apply` that takes none.
     rates = {"rates": hyper.rates} if hyper.rates else {}
 
-    def apply(leaves: Tree, tokens: jax.Array, key: jax.Array) -> jax.Array:
-        return training.apply(leaves, frozen, tokens, key, **rates)
+    def apply(leaves: Tree, tokens: jax.Array, key: jax.Array, **places: int) -> jax.Array:
+        return training.apply(leaves, frozen, tokens, key, **rates, **places)
 
-    return Learner(apply, half(training, hyper), partial(training.optimizer, **hyper.optimizer))
+    optimizer = partial(training.optimizer, **hyper.optimizer)
+    return Learner(apply, half(training, hyper), optimizer, training.places if enough is not None else (), enough)
 
 
-def batch_of(data: Data, rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(tokens i32[B, T], labels i32[B], mask bool[B])."""
-    return data.tokens[rows], data.labels[rows], rows >= 0
+def batch_of(data: Data, work: Work) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(tokens i32[B, T], labels i32[B], mask bool[B]). Where places are chosen, a masked row has no token."""
+    mask, tokens = work.rows >= 0, data.tokens[work.rows]
+    return tokens if work.enough is None else jnp.where(mask[:, None], tokens, 0), data.labels[work.rows], mask
 
 
 def fresh(training: Training, client: Client) -> tuple[Tree, Tree]:
@@ -145,8 +151,8 @@ def dense(training: Training) -> Trainer:
     """Every leaf is stepped and summed; a lane holds (leaves, optimizer state)."""
 
     def step(round_: Round, state: Tree, client: Client, work: Work) -> tuple[Tree, jax.Array]:
-        learner = learner_of(training, client.hyper, round_.frozen)
-        return local_step(learner, state, batch_of(round_.data, work.rows), work.key, client)
+        learner = learner_of(training, client.hyper, round_.frozen, work.enough)
+        return local_step(learner, state, batch_of(round_.data, work), work.key, client)
 
     def leaves(states: Tree, round_: Round, job: Ended) -> Tree:  # noqa: ARG001
         return jax.tree.map(lambda leaf: leaf[job.lane], states[0])
@@ -161,6 +167,7 @@ def dense(training: Training) -> Trainer:
         step=step,
         keep=keeping(leaves),
         sum=Reducer(zeros_of_cells, add, sum_devices),
+        places=training.places,
     )
 
 

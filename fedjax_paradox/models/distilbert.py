@@ -2,7 +2,10 @@
 
 BERT checkpoints run on the same encoder once their constant token-type row is folded into the positions.
 The type of the embedding tables is that of the activations and matrix products; layer norms, softmax and the
-last layer compute in float32, and every leaf is cast where it is used.
+last layer compute in float32, and every leaf is cast where it is used. All but the attention itself works on
+tokens side by side (`places`), in training on no more places than the caller asks for.
+
+Axes: B rows, T token places of a row, N places that are computed, D width.
 """
 
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ from flax import linen as nn
 
 from fedjax_paradox.models.base import Dropout, KeyPath, Model, Params, Rate, merge, split
 from fedjax_paradox.models.lora import LoRADense, is_adapter
+from fedjax_paradox.models.places import Places, first_of_rows, in_rows, places_of, side_by_side
 
 HEAD = ("pre_classifier", "classifier")
 
@@ -80,24 +84,44 @@ def _gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
+class Where(NamedTuple):
+    """Where the tokens of a batch are."""
+
+    mask: jax.Array  # bool[B, T]
+    places: Places
+
+
+def _in_rows(*arrays: jax.Array, places: Places) -> list[jax.Array]:
+    """[N, D] each -> [B, T, D] each, in one look-up."""
+    return jnp.split(in_rows(jnp.concatenate(arrays, axis=-1), places), len(arrays), axis=-1)
+
+
 class Attention(nn.Module):
+    """What the tokens `asking`, [N, D] or the first of every row, [B, D], find in all of theirs, x: [N, D]."""
+
     sizes: EncoderSizes
     rank: int
     alpha: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, rates: Rates, read: int) -> jax.Array:
+    def __call__(self, asking: jax.Array, x: jax.Array, where: Where, rates: Rates) -> jax.Array:
         dim, heads = self.sizes.dim, self.sizes.heads
-        q = LoRADense(dim, self.rank, self.alpha, name="q_lin")(x[:, :read], rates.lora_dropout)
+        q = LoRADense(dim, self.rank, self.alpha, name="q_lin")(asking, rates.lora_dropout)
         k = _frozen_dense(dim, x.dtype, "k_lin")(x)
         v = LoRADense(dim, self.rank, self.alpha, name="v_lin")(x, rates.lora_dropout)
-        scaled = q * (dim // heads) ** -0.5
-        q, k, v = (array.reshape(*array.shape[:-1], heads, dim // heads) for array in (scaled, k, v))
+        scaled, every = q * (dim // heads) ** -0.5, asking is x
+        q, k, v = (
+            _in_rows(scaled, k, v, places=where.places)
+            if every
+            else (scaled[:, None], *_in_rows(k, v, places=where.places))
+        )
+        q, k, v = (array.reshape(*array.shape[:-1], heads, dim // heads) for array in (q, k, v))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32)
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+        scores = jnp.where(where.mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = Dropout()(softmax(scores).astype(x.dtype), rates.attention_dropout)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        return _frozen_dense(dim, x.dtype, "out_lin")(mixed.reshape(*mixed.shape[:-2], dim))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(*q.shape[:2], dim)
+        mixed = side_by_side(mixed, where.places) if every else mixed[:, 0]
+        return _frozen_dense(dim, x.dtype, "out_lin")(mixed)
 
 
 class Block(nn.Module):
@@ -106,11 +130,11 @@ class Block(nn.Module):
     alpha: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, rates: Rates, read: int) -> jax.Array:
-        """The states of the first `read` tokens, which attend to all."""
+    def __call__(self, asking: jax.Array, x: jax.Array, where: Where, rates: Rates) -> jax.Array:
+        """The next states of the tokens `asking`, which attend to all of their row."""
         sizes = self.sizes
-        attention = Attention(sizes, self.rank, self.alpha, name="attention")(x, mask, rates, read)
-        x = LayerNorm(sizes.layer_norm_eps, name="sa_layer_norm")(attention + x[:, :read])
+        attention = Attention(sizes, self.rank, self.alpha, name="attention")(asking, x, where, rates)
+        x = LayerNorm(sizes.layer_norm_eps, name="sa_layer_norm")(attention + asking)
         hidden = _gelu(_frozen_dense(sizes.hidden, x.dtype, "lin1")(x))
         hidden = Dropout()(_frozen_dense(sizes.dim, x.dtype, "lin2")(hidden), rates.dropout)
         return LayerNorm(sizes.layer_norm_eps, name="output_layer_norm")(hidden + x)
@@ -120,11 +144,14 @@ class Embeddings(nn.Module):
     sizes: EncoderSizes
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, dropout: Rate) -> jax.Array:
+    def __call__(self, tokens: jax.Array, places: Places, dropout: Rate) -> jax.Array:
+        """[N, D] of i32[B, T]"""
         sizes, zeros = self.sizes, nn.initializers.zeros
-        words = nn.Embed(sizes.vocabulary_size, sizes.dim, embedding_init=zeros, name="word")(tokens)
+        of = jnp.arange(tokens.size) if places.of is None else places.of
+        own = tokens.ravel().at[of].get(mode="fill", fill_value=0)
+        words = nn.Embed(sizes.vocabulary_size, sizes.dim, embedding_init=zeros, name="word")(own)
         table = self.param("position", zeros, (sizes.positions, sizes.dim))
-        x = words + table[None, : tokens.shape[1]]
+        x = words + table[of % tokens.shape[1]]
         return Dropout()(LayerNorm(sizes.layer_norm_eps, name="layer_norm")(x), dropout)
 
 
@@ -135,15 +162,16 @@ class Classifier(nn.Module):
     alpha: float
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, rates: Rates = EVALUATION) -> jax.Array:
+    def __call__(self, tokens: jax.Array, rates: Rates = EVALUATION, number: int | None = None) -> jax.Array:
         mask = tokens != 0
-        x = Embeddings(self.sizes, name="embeddings")(tokens, rates.dropout)
+        where = Where(mask, places_of(mask, number))
+        x = Embeddings(self.sizes, name="embeddings")(tokens, where.places, rates.dropout)
         for layer in range(self.sizes.layers):
             # The head reads the first token alone, so the last block need not compute the others.
-            read = 1 if layer == self.sizes.layers - 1 else tokens.shape[1]
-            x = Block(self.sizes, self.rank, self.alpha, name=f"layer_{layer}")(x, mask, rates, read)
+            asking = first_of_rows(x, where.places) if layer == self.sizes.layers - 1 else x
+            x = Block(self.sizes, self.rank, self.alpha, name=f"layer_{layer}")(asking, x, where, rates)
         init = nn.initializers.normal(0.02)
-        x = nn.Dense(self.sizes.dim, dtype=x.dtype, kernel_init=init, name="pre_classifier")(x[:, 0])
+        x = nn.Dense(self.sizes.dim, dtype=x.dtype, kernel_init=init, name="pre_classifier")(x)
         x = Dropout()(jax.nn.relu(x), rates.head_dropout)
         return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="classifier")(x)
 
@@ -202,11 +230,15 @@ def transformer(
         tokens: jax.Array,
         key: jax.Array | None = None,
         rates: Mapping[str, Rate] | None = None,
+        *,
+        places: int | None = None,
     ) -> jax.Array:
         params = {"params": merge(trainable, frozen)}
         if key is None:
             return module.apply(params, tokens)
-        return module.apply(params, tokens, own._replace(**rates or {}), rngs={"dropout": key})
+        # Side by side even if all are computed: what dropout draws for a token is then the same for any number.
+        number = tokens.size if places is None else places
+        return module.apply(params, tokens, own._replace(**rates or {}), number, rngs={"dropout": key})
 
     rates_ = {name: rate for name, rate in own._asdict().items() if rate}
-    return Model(init, apply, is_adapter, rates_, lora_scale=lora_alpha / lora_rank, trailing=0)
+    return Model(init, apply, is_adapter, rates_, lora_scale=lora_alpha / lora_rank, trailing=0, packs=True)

@@ -20,7 +20,7 @@ class Went(NamedTuple):
     phases: Mapping[str, float]  # seconds, of those that have ended
     rows: int  # trained
     waste: float
-    padding: float  # share of token places, as in `rounds.padding`
+    padding: float  # share of token places, as `rounds.padding` gives it
 
 
 def recorded(history: History, program: Program, went: Went, stopped: Collection[int]) -> History:

@@ -19,7 +19,7 @@ from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.rounds import filled_places, job_lengths, padding, plan_round
+from fedjax_paradox.sweep.rounds import job_lengths, padding, plan_round, row_tokens
 
 # Two cores are busy with one lane's matrix products; more lanes only cost cache. Measured, see README.
 CPU_LANES = 1
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     steps: int  # of all jobs of round 1
     rows: int  # trained in round 1, every epoch counting
     waste: float  # share of computed steps that train nothing
-    padding: float  # share of the token places of their rows that hold none
+    padding: float  # share of the token places computed for their rows that hold none
     memory: Memory
     train_flops: float  # of one row's gradient
     predict_flops: float  # of one row's prediction
@@ -65,7 +65,7 @@ def plan(experiment: Experiment, program: Program) -> Plan:
         steps=sum(lengths),
         rows=sum(int((job.steps >= 0).sum()) for job in jobs),
         waste=schedule.waste(lengths, lanes),
-        padding=padding(filled_places(program), jobs),
+        padding=padding(program, row_tokens(program), jobs, lanes),
         memory=memory(program),
         train_flops=train_flops,
         predict_flops=predict_flops,

@@ -21,6 +21,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.packing.schedule import local_batches
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
@@ -40,6 +41,7 @@ from fedjax_paradox.sweep.extensions import (
     protocol_of,
     rule_builder,
 )
+from fedjax_paradox.sweep.sizes import batch_tokens, step_places
 
 # Settings of `local` that are numbers of `Hyper`.
 LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")
@@ -146,7 +148,8 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     clients = tuple(divide(cell, corpus) for cell in cells)
     model = _owning(shared, model)
     rules = _rules(cells, model, len(corpus.classes))
-    trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes))
+    places = _places(cells, clients, [rule for rule, _ in rules], corpus) if model.packs else ()
+    trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes), places)
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
@@ -176,7 +179,20 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _trainer(shared: Cell, model: Model, rule: Rule, classes: int) -> Trainer:
+def _places(
+    cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], corpus: Corpus
+) -> tuple[int, ...]:
+    """As in `Trainer`, from the first epoch of everybody's first local update."""
+    tokens, found = np.count_nonzero(corpus.train_tokens, axis=1), []
+    for cell, one, call in zip(cells, clients, rules, strict=True):
+        size, drop = cell.local.batch_size, cell.local.drop_ragged
+        for each in attending(cell, one, call.rule.pooled, 1):
+            batches = local_batches(each.rows, 1, size, drop, seed=cell.seed, round_=1, client=each.client)
+            found.append(batch_tokens(tokens, batches))
+    return step_places(np.concatenate(found), cells[0].local.batch_size * corpus.train_tokens.shape[1])
+
+
+def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple[int, ...]) -> Trainer:
     """How the clients of cells that share a program train."""
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
@@ -185,7 +201,7 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int) -> Trainer:
     optimizer = optimizer_builder(named, others, _leaves(model))
     own, method = tuple(sorted(numbers)), rule.local or Local()
     table = model.table if rule.start is None else None  # a lazy table starts from the globals
-    return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method), table)
+    return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method, places), table)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:

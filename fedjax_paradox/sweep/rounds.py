@@ -1,6 +1,5 @@
 """What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
 
-import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.sweep.clients import Attending, attending
 from fedjax_paradox.sweep.program import Program
+from fedjax_paradox.sweep.sizes import MOST_SIZES, batch_tokens, few_sizes, places_of_lanes
 
 
 def job_lengths(program: Program) -> list[int]:
@@ -52,15 +52,24 @@ def plan_round(
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
-def filled_places(program: Program) -> np.ndarray:
-    """f[N]: the share of the token places of every train row in which there is a token."""
-    return (program.corpus.train_tokens != 0).mean(axis=1)
+def row_tokens(program: Program) -> np.ndarray:
+    """i[N], tokens of every train row."""
+    return np.count_nonzero(program.corpus.train_tokens, axis=1)
 
 
-def padding(filled: np.ndarray, jobs: Sequence[schedule.Job]) -> float:
-    """Share of the token places of the jobs' rows in which there is no token; filled: `filled_places`."""
-    found = [filled[job.steps[job.steps >= 0]] for job in jobs]
-    return 1.0 - float(np.concatenate(found).mean()) if found else 0.0
+def padding(program: Program, tokens: np.ndarray, jobs: Sequence[schedule.Job], num_lanes: int) -> float:
+    """Share of the token places computed in the jobs' steps in which there is no token; tokens: `row_tokens`."""
+    if not jobs:
+        return 0.0
+    sizes = program.trainer.places
+    if not sizes:
+        rows = np.concatenate([job.steps[job.steps >= 0] for job in jobs])
+        return 1.0 - float(tokens[rows].mean()) / program.corpus.train_tokens.shape[1]
+    held = [batch_tokens(tokens, job.steps) for job in jobs]
+    assigned = schedule.assign([len(job.steps) for job in jobs], num_lanes)
+    nothing = np.zeros(0, np.int64)
+    lanes = [np.concatenate([nothing, *(held[job] for job in lane)]) for lane in assigned]
+    return 1.0 - sum(map(np.sum, held)) / places_of_lanes(lanes, sizes, program.engine.devices)
 
 
 def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:
@@ -102,7 +111,7 @@ def with_start_loss(
 
 
 # A length is one compilation more: only where so many batches are to be computed in it, on average.
-MOST_LENGTHS, BATCHES_PER_LENGTH, LENGTH_STEP = 4, 32, 8
+BATCHES_PER_LENGTH, LENGTH_STEP = 32, 8
 
 
 def predict(program: Program, models: Tree, frozen: Tree, batches: Sequence[Batches]) -> np.ndarray:
@@ -123,7 +132,9 @@ def _of_rows(function: Callable[..., Any], models: Tree, frozen: Tree, data: Any
 def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
     """Rows in batches of few lengths, each long enough for all that its model reads of them."""
     needed = _needed_lengths(program, rows)
-    lengths = np.array(_lengths(needed, -(-len(rows) // program.engine.predict_batch)))
+    batches = -(-len(rows) // program.engine.predict_batch)
+    most = max(1, min(MOST_SIZES, batches // BATCHES_PER_LENGTH))
+    lengths = np.array(few_sizes(needed, LENGTH_STEP, most))
     which = np.searchsorted(lengths, needed)
     places = [np.flatnonzero(which == index) for index in range(len(lengths))]
     return [
@@ -142,22 +153,6 @@ def _needed_lengths(program: Program, rows: np.ndarray) -> np.ndarray:
     taken = tokens[rows] != 0
     last = np.where(taken.any(axis=1), size - taken[:, ::-1].argmax(axis=1), size)  # an empty row stays whole
     return np.minimum(last + trailing, size)
-
-
-def _lengths(needed: np.ndarray, batches: int) -> tuple[int, ...]:
-    """The few lengths, ascending, in which all rows have the fewest token places."""
-    longest = int(needed.max())
-    counts = np.bincount(needed)
-    shorter = range(LENGTH_STEP, longest, max(LENGTH_STEP, longest // 16))
-    most = max(1, min(MOST_LENGTHS, batches // BATCHES_PER_LENGTH))
-    choices = [(*few, longest) for more in range(most) for few in itertools.combinations(shorter, more)]
-    cumulative = np.cumsum(counts)
-
-    def places(lengths: tuple[int, ...]) -> int:
-        ends = cumulative[list(lengths)]
-        return int((np.diff(ends, prepend=0) * lengths).sum())
-
-    return min(choices, key=places)
 
 
 def _batches(rows: np.ndarray, program: Program) -> np.ndarray:

@@ -24,11 +24,11 @@ from fedjax_paradox.sweep.resume import Part, Standing, facts, look, ordered
 from fedjax_paradox.sweep.rounds import (
     Batches,
     by_length,
-    filled_places,
     measure,
     padding,
     plan_round,
     predict,
+    row_tokens,
     scored_rounds,
     train_batches,
     with_start_loss,
@@ -59,6 +59,7 @@ class Finished(NamedTuple):
     seconds: float
     phases: dict[str, float]  # seconds of schedule, training, aggregation, prediction, checkpoint
     waste: float  # share of the computed steps that trained nothing
+    padding: float  # share of the token places computed in the others that held none
     history: pa.Table  # its rows of rounds.parquet
 
 
@@ -148,7 +149,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
     num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
     everybody = train_batches(program) if engine.needs_start_loss else []
-    filled = filled_places(program)
+    tokens = row_tokens(program)
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
     with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
@@ -186,7 +187,8 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table, late]), standing.ranks))
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
-            went = Went(round_, participants, outcome, phases, _visited(jobs), waste, padding(filled, jobs))
+            empty = padding(program, tokens, jobs, num_lanes)
+            went = Went(round_, participants, outcome, phases, _visited(jobs), waste, empty)
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
                 _write(out, _with_history(standing, program, went, before))
             checkpoint.save(manager, round_, globals_, states, _members(program, round_, stopped))
@@ -195,7 +197,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             if not going:
                 break
             trained = history.of_round(standing.history.rounds, [cell.name for cell in cells_], round_)
-            notify(Finished(number, round_, table, sum(phases.values()), phases, waste, trained))
+            notify(Finished(number, round_, table, sum(phases.values()), phases, waste, empty, trained))
     if is_writer():
         history.write(out, standing.history)  # with the time of the last checkpoint
     return standing

@@ -99,8 +99,8 @@ def progress(
             else:
                 done += evaluate[event.program]
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
-                speed = f"{rows / event.seconds:,.0f} rows/s, {event.waste:.1%} wasted, {_clock(left)} left"
-                say(f"{where}: {speed}; {headline(event.table)}")
+                speed = f"{rows / event.seconds:,.0f} rows/s, {event.waste:.1%} wasted, {event.padding:.0%} padding, "
+                say(f"{where}: {speed}{_clock(left)} left; {headline(event.table)}")
                 rows, said = 0, time.monotonic()
             bar.update(task, completed=done, total=total, description=where)
 

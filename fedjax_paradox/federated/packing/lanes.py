@@ -47,22 +47,39 @@ def advance(trainer: Trainer, lanes: Lanes, round_: Round, chunk: Chunk) -> tupl
     clients = jax.vmap(_client, in_axes=(0, 0, None, 0))(starts, numbers, round_.told, chunk.slot)
     lanes = jax.vmap(partial(_load, trainer))(lanes, chunk.first, clients)
     keys = jax.vmap(_job_key, in_axes=(0, None, 0))(chunk.seed, chunk.round, chunk.client)
-    one_lane = partial(_one_step, trainer, round_)
-    each_lane = partial(_alone, one_lane) if trainer.loops and len(chunk.cell) == 1 else jax.vmap(one_lane)
+    over_lanes = _alone if trainer.loops and len(chunk.cell) == 1 else jax.vmap
 
     def step(number: jax.Array, lanes: Lanes) -> Lanes:
         done = chunk.step + number
         work = Work(chunk.cell, done, chunk.rows[:, number], jax.vmap(jax.random.fold_in)(keys, done))
-        return each_lane(lanes, clients, work)
+        # Of all lanes, so that it is one choice under `vmap` too.
+        enough = _enough(trainer.places, round_.data.tokens, work.rows) if trainer.places else None
+
+        def one_step(lane: Lanes, client: Client, work: Work) -> Lanes:
+            state, loss = trainer.step(round_, lane.state, client, work._replace(enough=enough))
+            return Lanes(state, lane.loss + loss, lane.visited + jnp.sum((work.rows >= 0).astype(jnp.float32)))
+
+        return over_lanes(one_step)(lanes, clients, work)
 
     lanes = jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.live, step, lanes)
     return lanes, jnp.sum((chunk.rows >= 0).astype(jnp.int32))
 
 
-def _alone(function: Callable[..., Lanes], *lanes: Tree) -> Lanes:
+def _enough(places: tuple[int, ...], tokens: jax.Array, rows: jax.Array) -> jax.Array:
+    """i32[], which of the numbers of places is enough for the fullest batch; rows: i32[L, B], padded with -1."""
+    taken = (tokens[rows] != 0) & (rows >= 0)[..., None]
+    most = jnp.max(jnp.sum(taken, axis=(1, 2), dtype=jnp.int32))
+    return jnp.searchsorted(jnp.array(places, jnp.int32), most)
+
+
+def _alone(function: Callable[..., Lanes]) -> Callable[..., Lanes]:
     """`jax.vmap` over one lane, without it."""
-    lane = function(*jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), lanes))
-    return jax.tree.map(lambda leaf: leaf[None], lane)
+
+    def of_one(*lanes: Tree) -> Lanes:
+        lane = function(*jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), lanes))
+        return jax.tree.map(lambda leaf: leaf[None], lane)
+
+    return of_one
 
 
 def _client(start: Tree, hyper: Hyper, told: Told, slot: jax.Array) -> Client:
@@ -75,12 +92,6 @@ def _client(start: Tree, hyper: Hyper, told: Told, slot: jax.Array) -> Client:
 def _of_slot(leaf: jax.Array, slot: jax.Array) -> jax.Array:
     """Of [P, K, ...]; a slot past the end is clamped."""
     return leaf.reshape(-1, *leaf.shape[2:])[slot]
-
-
-def _one_step(trainer: Trainer, round_: Round, lane: Lanes, client: Client, work: Work) -> Lanes:
-    """One lane, one step."""
-    state, loss = trainer.step(round_, lane.state, client, work)
-    return Lanes(state, lane.loss + loss, lane.visited + jnp.sum((work.rows >= 0).astype(jnp.float32)))
 
 
 def _load(trainer: Trainer, lane: Lanes, first: jax.Array, client: Client) -> Lanes:

@@ -1,0 +1,152 @@
+"""Only real tokens: a batch's tokens side by side, in how many places, and how lanes choose among few numbers."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_models import CLASSES, perturbed, tiny_transformer
+
+from fedjax_paradox.federated.lazy import trainer_of
+from fedjax_paradox.federated.local import sgd
+from fedjax_paradox.federated.objectives import OBJECTIVES
+from fedjax_paradox.federated.packing import schedule
+from fedjax_paradox.federated.packing.lanes import advance, empty_lanes
+from fedjax_paradox.federated.trainer import Data, Round, Told, Training
+from fedjax_paradox.federated.types import Hyper, Participants
+from fedjax_paradox.models.places import first_of_rows, in_rows, places_of, side_by_side
+from fedjax_paradox.sweep.sizes import batch_tokens, few_sizes, places_of_lanes, step_places
+
+LENGTH = 12
+
+
+def padded(lengths: list[int]) -> jax.Array:
+    """i32[rows, LENGTH], rows of so many tokens."""
+    tokens = np.random.default_rng(0).integers(1, 20, (len(lengths), LENGTH))
+    return jnp.asarray(np.where(np.arange(LENGTH) < np.array(lengths)[:, None], tokens, 0), jnp.int32)
+
+
+# A batch
+
+
+@pytest.mark.parametrize("number", [7, 9, None])
+def test_tokens_lie_side_by_side_and_come_back(number: int | None) -> None:
+    mask = jnp.array([[True, True, False, False], [False, False, False, False], [True, False, True, True]])
+    mask = mask.at[0, 2:].set(True)
+    x = jnp.arange(24.0).reshape(3, 4, 2)
+    places = places_of(mask, number)
+    flat = side_by_side(x, places)
+    assert flat.shape == (number or mask.size, 2)
+    if number:
+        np.testing.assert_array_equal(flat[:7], x.reshape(-1, 2)[mask.ravel()])
+        assert not flat[7:].any()
+    expected = jnp.where(mask[..., None], x, 0.0) if number else x
+    np.testing.assert_array_equal(in_rows(flat, places), expected)
+    np.testing.assert_array_equal(first_of_rows(flat, places), expected[:, 0])
+
+
+def test_the_gradient_of_a_look_up_is_that_of_an_indexed_sum() -> None:
+    mask = padded([7, 1, 0, 12, 6]) != 0
+    x, factors = (jax.random.normal(jax.random.key(seed), (5, LENGTH, 3)) for seed in (0, 1))
+    places = places_of(mask, 30)
+
+    def there_and_back(x: jax.Array) -> jax.Array:
+        return (in_rows(side_by_side(x, places) ** 2, places) * factors).sum()
+
+    expected = jnp.where(mask[..., None], 2 * x * factors, 0.0)
+    np.testing.assert_allclose(jax.grad(there_and_back)(x), expected, rtol=1e-6)
+
+
+def test_a_packed_transformer_has_the_loss_and_gradients_of_a_padded_one() -> None:
+    """The row of no token is left out: its logits have no meaning."""
+    model = tiny_transformer()
+    trainable, frozen = perturbed(model)
+    tokens, key, real = padded([7, 1, 0, 12, 6]), jax.random.key(3), jnp.array([1.0, 1.0, 0.0, 1.0, 1.0])
+    still = dict.fromkeys(model.rates, 0.0)
+
+    def results(*arguments: Any, **more: Any) -> Any:
+        def total(leaves: dict) -> jax.Array:
+            return (real[:, None] * jnp.sin(model.apply(leaves, frozen, tokens, *arguments, **more))).sum()
+
+        return jax.jit(jax.value_and_grad(total))(trainable)
+
+    # Sums over tokens in another order, of products of other shapes.
+    chex.assert_trees_all_close(results(key, still, places=26), results(), rtol=1e-4, atol=1e-6)
+    # What dropout draws for a token is the same in any number of places.
+    chex.assert_trees_all_close(results(key, places=26), results(key), rtol=1e-4, atol=1e-6)
+
+
+# Lanes
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
+    """Batches of 4 rows with 7 to 40 tokens, the last of each client shorter; too few places would lose tokens."""
+    model = tiny_transformer()
+    lengths = np.random.default_rng(1).integers(2, LENGTH + 1, 22)
+    lengths[:4] = 10, 10, 10, 10  # more than the smaller number of places has room for
+    clients = [np.arange(9), np.arange(9, 22)]
+    jobs = [
+        schedule.Job(0, client, client, 5, schedule.local_batches(rows, 1, 4, False, seed=5, round_=1, client=client))
+        for client, rows in enumerate(clients)
+    ]
+    jobs[0].steps[0] = np.arange(4)
+    ones = np.ones((1, 2), np.float32)
+    people = Participants(np.arange(2)[None], ones, np.ones((1, 2, CLASSES), np.float32), ones > 0, ones, ones)
+    start, frozen = perturbed(model)
+    globals_ = jax.tree.map(lambda leaf: leaf[None], start)
+    rates = {name: jnp.array([rate]) for name, rate in model.rates.items()}
+    hyper = Hyper(*(jnp.array([value]) for value in (0.3, 0.9, 0.0, 0.0)), rates=rates)
+    data = Data(padded(lengths.tolist()), jnp.asarray(lengths % CLASSES))
+    round_ = Round(globals_, hyper, jax.tree.map(jnp.asarray, Told(people, None, (), None)), frozen, data)
+
+    def trained(places: tuple[int, ...]) -> Any:
+        trainer = trainer_of(Training(model.apply, OBJECTIVES["cross_entropy"], sgd, places=places), None)
+        lanes = empty_lanes(trainer, globals_, num_lanes)
+        step, after = jax.jit(lambda lanes, chunk: advance(trainer, lanes, round_, chunk)), []
+        for chunk in schedule.chunks(jobs, num_lanes, 1):
+            lanes, _ = step(lanes, chunk)
+            after.append((lanes.state[0], lanes.loss))
+        return after
+
+    # Products of other shapes, over seven steps.
+    chex.assert_trees_all_close(trained((32, 4 * LENGTH)), trained(()), rtol=1e-3, atol=1e-5)
+
+
+# Few numbers
+
+
+def test_few_sizes_are_those_with_the_fewest_places() -> None:
+    needed = np.repeat([8, 16, 40], [5, 5, 1])
+    assert few_sizes(needed, 8, 1) == (40,)
+    assert few_sizes(needed, 8, 2) == (16, 40)  # 10 x 16 + 40; (8, 40) takes 5 x 8 + 6 x 40
+    assert few_sizes(needed, 8, 3) == (8, 16, 40)
+
+
+def test_a_program_of_few_steps_compiles_one_number_of_places() -> None:
+    assert step_places(np.full(31, 10), 64) == (64,)
+
+
+def test_the_last_number_is_enough_for_any_batch_and_the_one_before_for_nearly_all() -> None:
+    tokens = np.random.default_rng(0).integers(100, 200, 4000)
+    tokens[:3] = 900
+    places = step_places(tokens, 1024)
+    assert len(places) == 4
+    assert places[-1] == 1024
+    assert 199 <= places[-2] <= 208
+    assert list(places) == sorted(places)
+
+
+def test_the_tokens_of_a_batch_are_those_of_its_rows() -> None:
+    batches = np.array([[[0, 1], [2, -1]]])
+    assert batch_tokens(np.array([3, 4, 5]), batches).tolist() == [[7, 5]]
+
+
+def test_lanes_of_a_device_compute_what_the_fullest_of_their_batches_needs() -> None:
+    lanes = [np.array([5, 9, 3]), np.array([11, 2]), np.array([20, 1]), np.array([], int)]
+    # One device: 20 | 9 | 3 need 20, 10, 10 places of three, three and one busy lanes.
+    assert places_of_lanes(lanes, (10, 20), 1) == 3 * 20 + 3 * 10 + 10
+    # Two: (11 | 9 | 3) of the first two lanes, (20 | 1) of the third.
+    assert places_of_lanes(lanes, (10, 20), 2) == (2 * 20 + 2 * 10 + 10) + (20 + 10)
