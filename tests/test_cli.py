@@ -81,7 +81,7 @@ def test_a_run_ends_with_its_table_and_again_with_the_same(call, tmp_path):
     progress = [
         line
         for line in lines
-        if re.match(r"program 1/1, round \d/2: [\d,]+ rows/s, [\d.]+% wasted, \d+:\d\d left; ", line)
+        if re.match(r"program 1/1, round \d/2: [\d,]+ rows/s, [\d.]+% wasted, \d+% padding, \d+:\d\d left; ", line)
     ]
     assert [line.split(":")[0] for line in progress] == ["program 1/1, round 1/2", "program 1/1, round 2/2"]
     assert re.search(r"left; train_rows avg [\d.]+, worst [\d.]+$", progress[0])
