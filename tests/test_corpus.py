@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from fedjax_paradox.data import corpus, docstrings
-from fedjax_paradox.data.corpus import Texts, load_texts, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Texts, load_texts, subword_corpus, word_corpus
 from fedjax_paradox.errors import InputError
 
 TEXTS = ['quoted "words", commas', "NA", "naïve café 中国", "two\nlines"]
@@ -431,11 +431,11 @@ def test_every_ingredient_changes_the_fingerprint(tmp_path, cache, monkeypatch):
     (folder / "vocab.txt").write_text(special + "a\nb\n")
     texts = make_texts()
     made = [word_corpus(texts, 5, 4, cache), word_corpus(texts, 6, 4, cache), word_corpus(texts, 5, 3, cache)]
-    made += [wordpiece_corpus(texts, folder, length, cache) for length in (4, 5)]
+    made += [subword_corpus(texts, folder, length, cache) for length in (4, 5)]
     np.testing.assert_array_equal(made[-1].train_tokens, [[2, 5, 6, 1, 3], [2, 6, 1, 1, 3], [2, 1, 1, 1, 3]])
     assert made[-1].vocabulary_size == 7
     (folder / "vocab.txt").write_text(special + "b\na\n")
-    made.append(wordpiece_corpus(texts, folder, 5, cache))
+    made.append(subword_corpus(texts, folder, 5, cache))
     np.testing.assert_array_equal(made[-1].test_tokens, [[2, 6, 1, 3, 0]])
     made.append(word_corpus(dataclasses.replace(texts, fingerprint="g"), 5, 4, cache))
     monkeypatch.setattr(corpus, "FORMAT_VERSION", corpus.FORMAT_VERSION + 1)

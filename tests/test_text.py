@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from fedjax_paradox.data import text
-from fedjax_paradox.data.text import (
-    build_vocabulary,
-    encode_wordpiece,
-    encode_words,
-    load_wordpiece,
-    split_words,
-)
+from fedjax_paradox.data import subwords
+from fedjax_paradox.data.subwords import encode_subwords, load_tokenizer
+from fedjax_paradox.data.text import build_vocabulary, encode_words, split_words
 from fedjax_paradox.errors import InputError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -123,59 +118,73 @@ def test_wordpiece_equals_transformers(folder, source, length):
     if source == "tokenizer.json":
         reference.backend_tokenizer.save(str(folder / source))
         (folder / "vocab.txt").unlink()
-    tokens = encode_wordpiece(TRICKY, load_wordpiece(folder), length)
+    tokens = encode_subwords(TRICKY, load_tokenizer(folder), length)
     expected = reference(TRICKY, padding="max_length", truncation=True, max_length=length)["input_ids"]
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens, expected)
 
 
 def test_wordpiece_by_hand(folder):
-    tokens = encode_wordpiece(["The cafés zebra!"], load_wordpiece(folder), 8)
+    tokens = encode_subwords(["The cafés zebra!"], load_tokenizer(folder), 8)
     the, cafe, s, mark = (len(SPECIAL) + PIECES.index(piece) for piece in ("the", "cafe", "##s", "!"))
     np.testing.assert_array_equal(tokens, [[2, the, cafe, s, 1, mark, 3, 0]])
 
 
 def test_stored_padding_and_truncation_are_ignored_and_the_tokenizer_is_left_alone(folder):
-    stored = load_wordpiece(folder)
-    plain = encode_wordpiece(TRICKY, stored, 40)
+    stored = load_tokenizer(folder)
+    plain = encode_subwords(TRICKY, stored, 40)
     assert stored.padding is None
     assert stored.truncation is None
     stored.enable_truncation(5)
     stored.enable_padding(length=7, pad_id=1, pad_token=SPECIAL[1], direction="left")
     stored.save(str(folder / "tokenizer.json"))
-    np.testing.assert_array_equal(encode_wordpiece(TRICKY, load_wordpiece(folder), 40), plain)
+    np.testing.assert_array_equal(encode_subwords(TRICKY, load_tokenizer(folder), 40), plain)
 
 
 def test_no_texts(folder):
-    assert encode_wordpiece([], load_wordpiece(folder), 8).shape == (0, 8)
+    assert encode_subwords([], load_tokenizer(folder), 8).shape == (0, 8)
 
 
-def test_padding_must_be_zero(tmp_path):
-    tokenizer = load_wordpiece(write_vocabulary(tmp_path, ["the", *SPECIAL]))
-    with pytest.raises(InputError, match=r"\[PAD\] must be 0.*it is 1"):
-        encode_wordpiece(["the"], tokenizer, 8)
+def test_padding_of_another_id_changes_places_with_zero(tmp_path):
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path, ["the", *SPECIAL]))
+    # By its ids [CLS] the [SEP] [PAD] is 3 0 4 1.
+    np.testing.assert_array_equal(encode_subwords(["the"], tokenizer, 4), [[3, 1, 4, 0]])
+
+
+def test_the_tokenizer_must_pad_as_the_config_says(folder):
+    (folder / "config.json").write_text(json.dumps({"pad_token_id": 1}))
+    with pytest.raises(InputError, match=r"pad_token_id=1, the tokenizer beside it pads with 0"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_needs_a_token_for_padding(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})
+    )
+    with pytest.raises(InputError, match=r"padding, \[PAD\] or <pad>"):
+        load_tokenizer(tmp_path)
 
 
 def test_frame_must_be_cls_and_sep(folder):
-    tokenizer = load_wordpiece(folder)
+    tokenizer = load_tokenizer(folder)
     bare = type(tokenizer)(tokenizer.model)
     with pytest.raises(InputError, match=r"\[CLS\] \.\.\. \[SEP\]"):
-        encode_wordpiece(["the"], bare, 8)
+        encode_subwords(["the"], bare, 8)
 
 
 def test_length_must_hold_the_frame(folder):
     with pytest.raises(InputError, match="length 2"):
-        encode_wordpiece(["the"], load_wordpiece(folder), 2)
+        encode_subwords(["the"], load_tokenizer(folder), 2)
 
 
 def test_folder_without_tokenizer(tmp_path):
     with pytest.raises(InputError, match=r"tokenizer.json or vocab.txt"):
-        load_wordpiece(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_vocabulary_without_special_tokens(tmp_path):
     with pytest.raises(InputError, match=r"lacks \[MASK\]"):
-        load_wordpiece(write_vocabulary(tmp_path, [*SPECIAL[:-1], "the"]))
+        load_tokenizer(write_vocabulary(tmp_path, [*SPECIAL[:-1], "the"]))
 
 
 @pytest.mark.parametrize(
@@ -183,13 +192,13 @@ def test_vocabulary_without_special_tokens(tmp_path):
     [
         ("{", "not a tokenizer.json"),
         ("[]", "not a tokenizer.json"),
-        (json.dumps({"model": {"type": "BPE"}}), "has BPE"),
+        (json.dumps({"model": {"type": "BPE"}}), "no tokenizer that works"),
     ],
 )
 def test_foreign_tokenizer_json(tmp_path, content, rule):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match=rule):
-        load_wordpiece(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def damaged_tokenizers() -> dict[str, bytes]:
@@ -236,7 +245,7 @@ def damaged_tokenizers() -> dict[str, bytes]:
 def test_a_broken_tokenizer_is_an_input_error_in_one_line(tmp_path, kind):
     (tmp_path / "tokenizer.json").write_bytes(damaged_tokenizers()[kind])
     with pytest.raises(InputError, match="tokenizer") as caught:
-        encode_wordpiece(["the quick zebra"], load_wordpiece(tmp_path), 8)
+        encode_subwords(["the quick zebra"], load_tokenizer(tmp_path), 8)
     assert "\n" not in str(caught.value)
 
 
@@ -247,25 +256,25 @@ def test_a_panic_of_the_tokenizer_library_is_an_input_error(folder, monkeypatch)
     def panic(_path):
         raise PanicException("index out of bounds")
 
-    load_wordpiece(folder).save(str(folder / "tokenizer.json"))
-    monkeypatch.setattr(text, "Tokenizer", SimpleNamespace(from_file=panic))
+    load_tokenizer(folder).save(str(folder / "tokenizer.json"))
+    monkeypatch.setattr(subwords, "Tokenizer", SimpleNamespace(from_file=panic))
     with pytest.raises(InputError, match=r"no tokenizer that works \(index out of bounds\)"):
-        load_wordpiece(folder)
+        load_tokenizer(folder)
 
 
 def test_a_vocabulary_that_repeats_a_piece(tmp_path):
     tokens = [*SPECIAL, "the", "quick", "the", "quick"]
     with pytest.raises(InputError, match="has 'the' in the lines 6 and 8"):
-        load_wordpiece(write_vocabulary(tmp_path, tokens))
+        load_tokenizer(write_vocabulary(tmp_path, tokens))
 
 
 def test_a_vocabulary_that_is_not_utf8(tmp_path):
     (tmp_path / "vocab.txt").write_bytes("\n".join([*SPECIAL, "café"]).encode("latin1"))
     with pytest.raises(InputError, match=r"vocab.txt is no tokenizer that works .*utf-8"):
-        load_wordpiece(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_a_folder_in_place_of_the_tokenizer(tmp_path):
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(InputError, match=r"tokenizer.json or vocab.txt"):
-        load_wordpiece(tmp_path)
+        load_tokenizer(tmp_path)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from fedjax_paradox.data.corpus import Corpus, Texts, check_token_ids, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Corpus, Texts, check_token_ids, subword_corpus, word_corpus
 from fedjax_paradox.errors import InputError
 
 TEXTS = Texts("tiny", ["a b", "b", "c a"], np.zeros(3, np.int32), ["c"], np.zeros(1, np.int32), ("x",), "f")
@@ -16,7 +16,7 @@ TEXTS = Texts("tiny", ["a b", "b", "c a"], np.zeros(3, np.int32), ["c"], np.zero
 def corpus(tmp_path) -> Corpus:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
     (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
-    found = wordpiece_corpus(TEXTS, tmp_path, 4, tmp_path / "cache")
+    found = subword_corpus(TEXTS, tmp_path, 4, tmp_path / "cache")
     np.testing.assert_array_equal(found.train_tokens, [[2, 5, 6, 3], [2, 6, 3, 0], [2, 7, 5, 3]])
     return found
 

@@ -95,14 +95,14 @@ def read(lab: Lab, scratch: Path, some: Sequence[tuple[str, dict[str, bytes]]]) 
 
 def _read(lab: Lab, scratch: Path, files: dict[str, bytes]) -> tuple[str, str]:
     """Refused, or the weights of the good one."""
-    from fedjax_paradox.data.text import load_wordpiece
+    from fedjax_paradox.data.subwords import load_tokenizer
     from fedjax_paradox.errors import InputError
     from fedjax_paradox.models.pretrained import load_checkpoint
 
     for name, content in files.items():
         (scratch / name).write_bytes(content)
     try:
-        load_wordpiece(scratch)
+        load_tokenizer(scratch)
         sizes, weights = load_checkpoint(scratch)
     except InputError as error:
         return REFUSED, str(error)

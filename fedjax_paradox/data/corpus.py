@@ -1,6 +1,6 @@
 """From a Hugging Face name or local files to token arrays.
 
-`load_texts` reads and checks, `word_corpus` and `wordpiece_corpus` tokenise once and keep the tokens on disk.
+`load_texts` reads and checks, `word_corpus` and `subword_corpus` tokenise once and keep the tokens on disk.
 """
 
 import hashlib
@@ -17,13 +17,8 @@ import numpy as np
 from fedjax_paradox.cachefiles import clear_leftovers, keep, kept
 from fedjax_paradox.data.files import refuse
 from fedjax_paradox.data.sources import Label, Rows, both_files, read_docstrings, read_file, read_hub
-from fedjax_paradox.data.text import (
-    build_vocabulary,
-    encode_wordpiece,
-    encode_words,
-    load_wordpiece,
-    wordpiece_file,
-)
+from fedjax_paradox.data.subwords import encode_subwords, load_tokenizer, tokenizer_files
+from fedjax_paradox.data.text import build_vocabulary, encode_words
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.text import printable
 
@@ -117,17 +112,17 @@ def word_corpus(texts: Texts, vocabulary_size: int, length: int, cache: Path) ->
     return _cached_corpus(texts, ["words", vocabulary_size, length], length, cache, tokenise)
 
 
-def wordpiece_corpus(texts: Texts, folder: Path, length: int, cache: Path) -> Corpus:
-    """Tokens by the WordPiece tokenizer of the checkpoint in `folder`; see `encode_wordpiece`."""
-    file = wordpiece_file(folder)
+def subword_corpus(texts: Texts, folder: Path, length: int, cache: Path) -> Corpus:
+    """Tokens by the tokenizer of the checkpoint in `folder`; see `encode_subwords`."""
+    main, *beside = tokenizer_files(folder)
 
     def tokenise() -> Tokens:
-        tokenizer = load_wordpiece(folder)
-        train, test = (encode_wordpiece(t, tokenizer, length) for t in (texts.train_texts, texts.test_texts))
+        tokenizer = load_tokenizer(folder)
+        train, test = (encode_subwords(t, tokenizer, length) for t in (texts.train_texts, texts.test_texts))
         return train, test, tokenizer.get_vocab_size()
 
-    content = hashlib.sha256(file.read_bytes()).hexdigest()
-    return _cached_corpus(texts, ["wordpiece", file.name, content, length], length, cache, tokenise)
+    content, *others = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (main, *beside))
+    return _cached_corpus(texts, ["wordpiece", main.name, content, *others, length], length, cache, tokenise)
 
 
 def check_token_ids(corpus: Corpus, rows: int) -> None:

@@ -19,14 +19,18 @@ from safetensors.flax import load_file, save_file
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.lora import LORA_LEAVES
-from fedjax_paradox.models.pretrained import BLOCKS, model_type_of, normalised
+from fedjax_paradox.models.pretrained import BLOCKS, normalised, read_config
 
 RECORD, HEAD = "fedjax_paradox.json", "head.safetensors"
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 # The modules that carry adapters, by their names in `transformers`.
-TARGETS = {"distilbert": ["q_lin", "v_lin"], "bert": ["query", "value"]}
-_OTHER_HEADS = re.compile(r"(vocab_\w+|cls|pre_classifier|classifier)\.")
+TARGETS = {name: ["query", "value"] for name in ("bert", "roberta", "xlm-roberta")} | {"distilbert": ["q_lin", "v_lin"]}
+# Classes of `transformers`: of an encoder without a head, and of a tokenizer whose files do not name theirs.
+ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
+TOKENIZERS = {"distilbert": "DistilBertTokenizer", "bert": "BertTokenizer"}
+TOKENIZERS |= {"roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+_OTHER_HEADS = re.compile(r"(vocab_\w+|lm_head|cls|pre_classifier|classifier)\.")
 _ENDINGS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "kernel": "weight", "bias": "bias"}
 
 
@@ -43,7 +47,7 @@ def base_of(name: str, folder: Path) -> Base:
     """Of `download.find_checkpoint(name, cache)`; a folder of one's own is named by its whole path."""
     commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
     name = str(folder.resolve()) if Path(name).expanduser().is_dir() else name
-    return Base(name, folder, model_type_of(folder), commit)
+    return Base(name, folder, read_config(folder).model_type, commit)
 
 
 class LoRA(NamedTuple):
@@ -53,9 +57,9 @@ class LoRA(NamedTuple):
 
 
 def write_adapter(trainable: Params, base: Base, lora: LoRA, folder: Path) -> None:
-    """An adapter that PEFT opens: a DistilBERT's with its head, a BERT's for the encoder with the head beside it.
+    """An adapter that PEFT opens: a DistilBERT's with its head, a BERT's or RoBERTa's for the encoder with it beside.
 
-    BERT's own classification head pools by tanh, ours does not: `head.safetensors` holds it, as torch.nn.Linear has it.
+    Their own classification heads pool by tanh, ours does not: `head.safetensors` holds it, as torch.nn.Linear has it.
 
     Raises:
       InputError: the kernels under the adapters are the model's own, which an adapter does not hold.
@@ -101,7 +105,7 @@ def write_merged(trainable: Params, base: Base, lora: LoRA, folder: Path, classe
         tensors = {f"distilbert.{name}": tensor for name, tensor in tensors.items()} | _head(leaves)
         config |= {"architectures": ["DistilBertForSequenceClassification"], **_labels(classes)}
     else:
-        config |= {"architectures": ["BertModel"]}
+        config |= {"architectures": [ENCODERS[base.model_type]]}
         _save(_head(leaves), folder / HEAD)
     _write_json(folder / "config.json", config)
     _save(tensors, folder / WHOLE)
@@ -219,8 +223,8 @@ def _copy_tokenizer(base: Base, folder: Path) -> None:
         if (base.folder / name).is_file():
             shutil.copyfile(base.folder / name, folder / name)
     if not (folder / "tokenizer_config.json").exists():
-        kind = {"distilbert": "DistilBertTokenizer", "bert": "BertTokenizer"}[base.model_type]
-        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, "do_lower_case": True})
+        lower = {"do_lower_case": True} if base.model_type in ("distilbert", "bert") else {}
+        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": TOKENIZERS[base.model_type], **lower})
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -1,9 +1,13 @@
-"""A pretrained encoder's safetensors -> Flax tree, every tensor accounted for. Never pickle."""
+"""A pretrained encoder's safetensors -> Flax tree, every tensor accounted for. Never pickle.
+
+DistilBERT, BERT and RoBERTa run on one encoder, whose padding is 0 and whose positions count from 0: the rest is how
+their tables are read.
+"""
 
 import json
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +22,13 @@ from fedjax_paradox.text import printable
 
 __all__ = ["find_checkpoint", "load_checkpoint", "weights_digest"]
 
+_BERT_BLOCKS = (
+    "encoder.layer",
+    {"attention.q_lin": "attention.self.query", "attention.k_lin": "attention.self.key"}
+    | {"attention.v_lin": "attention.self.value", "attention.out_lin": "attention.output.dense"}
+    | {"sa_layer_norm": "attention.output.LayerNorm", "output_layer_norm": "output.LayerNorm"}
+    | {"lin1": "intermediate.dense", "lin2": "output.dense"},
+)
 # Where each architecture keeps what `distilbert.Classifier` calls by DistilBERT's names.
 BLOCKS = {
     "distilbert": (
@@ -26,81 +37,84 @@ BLOCKS = {
         | {"sa_layer_norm": "sa_layer_norm", "output_layer_norm": "output_layer_norm"}
         | {"lin1": "ffn.lin1", "lin2": "ffn.lin2"},
     ),
-    "bert": (
-        "encoder.layer",
-        {"attention.q_lin": "attention.self.query", "attention.k_lin": "attention.self.key"}
-        | {"attention.v_lin": "attention.self.value", "attention.out_lin": "attention.output.dense"}
-        | {"sa_layer_norm": "attention.output.LayerNorm", "output_layer_norm": "output.LayerNorm"}
-        | {"lin1": "intermediate.dense", "lin2": "output.dense"},
-    ),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), _BERT_BLOCKS),
 }
+# What its tensors' names may begin with.
+PREFIXES = {"distilbert": "distilbert.", "bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
 EMBEDDINGS = {"word": "word_embeddings", "position": "position_embeddings", "layer_norm": "LayerNorm"}
-POSITION = ("embeddings", "position")
+POSITION, WORD = ("embeddings", "position"), ("embeddings", "word", "embedding")
 SEGMENTS = "embeddings.token_type_embeddings.weight"
 # Pretraining and classification heads (ours start fresh) and a buffer; everything else must be claimed.
 UNUSED = re.compile(
-    r"(pooler|vocab_transform|vocab_layer_norm|vocab_projector|cls|pre_classifier|classifier)\."
+    r"(pooler|vocab_transform|vocab_layer_norm|vocab_projector|lm_head|cls|pre_classifier|classifier)\."
     r"|embeddings\.position_ids$"
+)
+_BERT_SIZES = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
 )
 # In the order of EncoderSizes.
 SIZE_KEYS = {
     "distilbert": ("vocab_size", "max_position_embeddings", "dim", "n_layers", "n_heads", "hidden_dim"),
-    "bert": (
-        "vocab_size",
-        "max_position_embeddings",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-    ),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), _BERT_SIZES),
 }
+_BERT_BUILT_IN = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 # Configuration values that the encoder has built in; a key that is absent means this value.
-BUILT_IN = {
-    "distilbert": {"activation": "gelu", "pad_token_id": 0},
-    "bert": {
-        "hidden_act": "gelu",
-        "pad_token_id": 0,
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-    },
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "distilbert": {"activation": "gelu"},
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), _BERT_BUILT_IN),
 }
+# The id of padding where config.json does not name it; RoBERTa counts positions from the one after it.
+PADDING = {"distilbert": 0, "bert": 0, "roberta": 1, "xlm-roberta": 1}
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta")
 FLOATS = ("F16", "BF16", "F32")
 LARGEST_SIZE = 2**31 - 1
 MOST_PROBLEMS = 10  # told of one file
 
 
+class Described(NamedTuple):
+    """What config.json says."""
+
+    model_type: str
+    sizes: EncoderSizes  # positions: those that a text can have
+    padding: int  # id of the padding token
+    unused: int  # rows of the position table before the first that a text has
+
+
 def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
     """The sizes and frozen float32 weights, as `distilbert.transformer` takes them.
 
-    `folder` holds config.json of a `distilbert` or `bert` model and model.safetensors. BERT's token-type row
-    0 is added to every position: exact, since all tokens have type 0 here. Raises InputError listing the
-    tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is allocated
+    `folder` holds config.json of a model of a type in `BLOCKS` and model.safetensors. The token-type row 0 of BERT and
+    RoBERTa is added to every position: exact, since all tokens have type 0 here. The word of id 0 and padding change
+    places (`text.encode_subwords` does the same), and positions start with the first that a text has. Raises InputError
+    listing the tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is allocated
     before config.json and the tensors agree.
     """
-    model_type, sizes = _read_config(folder / "config.json")
+    described = read_config(folder)
     path = folder / "model.safetensors"
     try:
         with safe_open(path, framework="flax") as file:
-            return sizes, _read_tensors(file, model_type, sizes)
+            return described.sizes, _read_tensors(file, described)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}). Download it again, unsharded."
         ) from error
 
 
-def model_type_of(folder: Path) -> str:
-    """`distilbert` or `bert`; InputError where config.json says something else."""
-    return _read_config(folder / "config.json")[0]
-
-
-def _read_config(path: Path) -> tuple[str, EncoderSizes]:
+def read_config(folder: Path) -> Described:
+    """InputError where config.json is not of an encoder that can be run here."""
+    path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}). Download it again.") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str) or model_type not in SIZE_KEYS:
-        raise InputError(f"{path}: model_type must be distilbert or bert, got {model_type!r:.80}.")
+        raise InputError(f"{path}: model_type must be one of {', '.join(SIZE_KEYS)}, got {model_type!r:.80}.")
     for key, value in BUILT_IN[model_type].items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: only {key}={value!r} is supported, got {config[key]!r:.80}.")
@@ -114,10 +128,15 @@ def _read_config(path: Path) -> tuple[str, EncoderSizes]:
     sizes = EncoderSizes(*numbers)._replace(layer_norm_eps=eps)
     if sizes.dim % sizes.heads:
         raise InputError(f"{path}: the width {sizes.dim} must be a multiple of the {sizes.heads} heads.")
-    return model_type, sizes
+    padding = config.get("pad_token_id", PADDING[model_type])
+    unused = padding + 1 if model_type in COUNTED_FROM_PADDING else 0
+    if type(padding) is not int or not 0 <= padding < sizes.vocabulary_size or unused >= sizes.positions:
+        raise InputError(f"{path}: pad_token_id must be the id of a token, got {padding!r:.80}.")
+    return Described(model_type, sizes._replace(positions=sizes.positions - unused), padding, unused)
 
 
-def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
+def _read_tensors(file: Any, described: Described) -> Params:
+    model_type, sizes, padding, unused = described
     stored = {normalised(name, model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
     if sizes.layers * len(BLOCKS[model_type][1]) > len(stored):  # before the shapes of so many layers are written down
         _refuse([f"config.json says {sizes.layers} layers, more than the {len(stored)} tensors make"])
@@ -126,7 +145,8 @@ def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
     shapes: dict[str, tuple[int | None, ...]] = {
         sources[names]: _stored_shape(names, spec.shape) for names, spec in expected.items()
     }
-    if model_type == "bert":
+    shapes[sources[POSITION]] = (sizes.positions + unused, sizes.dim)
+    if model_type != "distilbert":
         shapes[SEGMENTS] = (None, sizes.dim)
     _check(file, stored, shapes)
 
@@ -137,7 +157,9 @@ def _read_tensors(file: Any, model_type: str, sizes: EncoderSizes) -> Params:
     infinite = [sources[names] for names, leaf in leaves.items() if not np.isfinite(leaf).all()]
     if infinite:
         _refuse([f"{name} holds values that are not finite" for name in infinite])
-    if model_type == "bert":
+    leaves[POSITION] = leaves[POSITION][unused:]
+    leaves[WORD][[0, padding]] = leaves[WORD][[padding, 0]]
+    if model_type != "distilbert":
         leaves[POSITION] += read(SEGMENTS)[:1]
     return traverse_util.unflatten_dict(
         {names: jnp.asarray(leaf.T if names[-1] == "kernel" else leaf) for names, leaf in leaves.items()}
@@ -168,13 +190,14 @@ def _refuse(problems: list[str]) -> NoReturn:
     more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
     raise InputError(
         "model.safetensors does not hold the encoder that config.json describes: "
-        f"{printable('; '.join(problems[:MOST_PROBLEMS] + more))}. Use an unmodified DistilBERT or BERT checkpoint."
+        f"{printable('; '.join(problems[:MOST_PROBLEMS] + more))}. "
+        "Use an unmodified DistilBERT, BERT or RoBERTa checkpoint."
     )
 
 
 def normalised(name: str, model_type: str) -> str:
     """Without the optional architecture prefix, and with TensorFlow's LayerNorm names translated."""
-    name = name.removeprefix(model_type + ".")
+    name = name.removeprefix(PREFIXES[model_type])
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, Transformer, parse_call
-from fedjax_paradox.data.corpus import Corpus, check_token_ids, word_corpus, wordpiece_corpus
+from fedjax_paradox.data.corpus import Corpus, check_token_ids, subword_corpus, word_corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Model, Params
 from fedjax_paradox.models.distilbert import EncoderSizes, transformer
@@ -38,7 +38,7 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
             f"models.{cell.model}.max_length must be at most {sizes.positions}, the positions of {spec.weights}, "
             f"got {spec.max_length}; lower it"
         )
-    corpus = wordpiece_corpus(texts, checkpoint, spec.max_length, folder)
+    corpus = subword_corpus(texts, checkpoint, spec.max_length, folder)
     check_token_ids(corpus, sizes.vocabulary_size)
     model = encoder_model(spec, sizes, frozen, classes)
     shape = json.dumps(sizes._asdict())  # heads and epsilon are not among the weights

@@ -11,7 +11,8 @@ import numpy as np
 
 from fedjax_paradox.config import Cell, Transformer
 from fedjax_paradox.data.corpus import Texts
-from fedjax_paradox.data.text import build_vocabulary, encode_wordpiece, encode_words, load_wordpiece
+from fedjax_paradox.data.subwords import encode_subwords, load_tokenizer
+from fedjax_paradox.data.text import build_vocabulary, encode_words
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.models.base import Model, Params
@@ -25,7 +26,7 @@ BATCH = 32
 
 
 class Vocabulary(NamedTuple):
-    """How texts become tokens: words and their ids, or the folder that holds a WordPiece tokenizer."""
+    """How texts become tokens: words and their ids, or the folder that holds a tokenizer."""
 
     length: int
     words: dict[str, int] | None = None
@@ -35,7 +36,7 @@ class Vocabulary(NamedTuple):
         """tokens: i32[N, length]"""
         if self.words is not None:
             return encode_words(texts, self.words, self.length)
-        return encode_wordpiece(texts, load_wordpiece(self.folder or Path()), self.length)
+        return encode_subwords(texts, load_tokenizer(self.folder or Path()), self.length)
 
 
 class Trained(NamedTuple):
