@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 BERT = {
     "q_lin": "attention.self.query",
@@ -23,6 +24,8 @@ DISTILBERT = {name: f"attention.{name}" for name in ("q_lin", "k_lin", "v_lin", 
     "lin2": "ffn.lin2",
     "output_layer_norm": "output_layer_norm",
 }
+
+TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1}
 
 
 def random_tensors(
@@ -50,13 +53,13 @@ def random_tensors(
             f"{name}.bias": normal(rows, scale=0.2),
         }
 
-    stem, names = ("encoder.layer", BERT) if model_type == "bert" else ("transformer.layer", DISTILBERT)
+    stem, names = ("transformer.layer", DISTILBERT) if model_type == "distilbert" else ("encoder.layer", BERT)
     tensors = {
         "embeddings.word_embeddings.weight": normal(vocabulary, dim, scale=1.0),
         "embeddings.position_embeddings.weight": normal(positions, dim, scale=1.0),
     } | norm("embeddings.LayerNorm")
-    if model_type == "bert":
-        tensors["embeddings.token_type_embeddings.weight"] = normal(2, dim, scale=1.0)
+    if model_type != "distilbert":
+        tensors["embeddings.token_type_embeddings.weight"] = normal(TYPES[model_type], dim, scale=1.0)
     for layer in range(layers):
         for name, target in names.items():
             full = f"{stem}.{layer}.{target}"
@@ -78,7 +81,7 @@ def random_config(
     positions: int = 16,
 ) -> dict[str, object]:
     common = {"model_type": model_type, "vocab_size": vocabulary, "max_position_embeddings": positions}
-    if model_type == "bert":
+    if model_type != "distilbert":
         return common | {
             "hidden_size": dim,
             "num_hidden_layers": layers,
@@ -86,7 +89,8 @@ def random_config(
             "intermediate_size": hidden,
             "hidden_act": "gelu",
             "layer_norm_eps": 1e-12,
-            "pad_token_id": 0,
+            "pad_token_id": 0 if model_type == "bert" else 1,
+            "type_vocab_size": TYPES[model_type],
         }
     return common | {
         "dim": dim,
@@ -105,9 +109,10 @@ def write_checkpoint(folder: Path, config: dict[str, object], tensors: dict[str,
     return folder
 
 
-def random_checkpoint(folder: Path, model_type: str = "distilbert", seed: int = 0) -> Path:
+def random_checkpoint(folder: Path, model_type: str = "distilbert", seed: int = 0, vocabulary: int = 60) -> Path:
     """The default tiny encoder: 2 layers, width 32, 4 heads, 60 words, 16 positions."""
-    return write_checkpoint(folder, random_config(model_type), random_tensors(model_type, seed=seed))
+    tensors = random_tensors(model_type, seed=seed, vocabulary=vocabulary)
+    return write_checkpoint(folder, random_config(model_type, vocabulary=vocabulary), tensors)
 
 
 def write_vocabulary(folder: Path, words: Iterable[str], size: int = 60) -> None:
@@ -115,3 +120,30 @@ def write_vocabulary(folder: Path, words: Iterable[str], size: int = 60) -> None
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     pieces += [f"[unused{number}]" for number in range(size - len(pieces))]
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+
+
+def byte_level(words: Iterable[str], size: int = 320) -> Tokenizer:
+    """A byte-level BPE tokenizer in the form of RoBERTa's, trained on the words."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer
+
+
+def unigram(words: Iterable[str], size: int = 200) -> Tokenizer:
+    """A SentencePiece-like tokenizer in the form of XLM-R's, trained on the words."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)  # noqa: S106
+    tokenizer.train_from_iterator(words, trainer)
+    frame = [("<s>", 0), ("</s>", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=frame)
+    return tokenizer

@@ -160,7 +160,7 @@ def first_hidden_state(folder: Path, tokens: np.ndarray) -> jax.Array:
 
 
 def hf_first_hidden_state(folder: Path, tokens: np.ndarray) -> "torch.Tensor":
-    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    theirs = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         return theirs(**as_torch(tokens)).last_hidden_state[:, 0]
 
@@ -174,6 +174,22 @@ def test_bert_hidden_state_with_token_types_folded(tmp_path: Path, eps: float) -
     folder = write_checkpoint(tmp_path, random_config("bert") | {"layer_norm_eps": eps}, tensors)
     tokens = ragged_tokens()
     assert relative(first_hidden_state(folder, tokens), hf_first_hidden_state(folder, tokens)) < LOGITS
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+def test_roberta_hidden_state_with_padding_and_positions_of_its_own(tmp_path: Path, kind: str) -> None:
+    """Its texts are padded with 1, and 0 is a token among others, the first of each text."""
+    unused = {"lm_head.bias": np.zeros(60, np.float32), "lm_head.dense.weight": np.eye(32, dtype=np.float32)}
+    tensors = {f"roberta.{name}": tensor for name, tensor in random_tensors(kind).items()} | unused
+    folder = write_checkpoint(tmp_path, random_config(kind), tensors)
+    assert load_checkpoint(folder)[0].positions == 14  # of 16, two before the first that a text has
+    tokens = np.pad(ragged_tokens(), ((0, 0), (1, 0)), constant_values=1)[:, :14]
+    theirs = np.select([tokens == 0, tokens == 1], [1, 0], tokens)
+    ids = torch.from_numpy(theirs).long()
+    encoder = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = encoder(input_ids=ids, attention_mask=(ids != 1).long()).last_hidden_state[:, 0]
+    assert relative(first_hidden_state(folder, tokens), expected) < LOGITS
 
 
 def test_the_published_minilm_weights(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from fedjax_paradox.data import subwords
 from fedjax_paradox.data.subwords import encode_subwords, load_tokenizer
@@ -149,6 +150,37 @@ def test_padding_of_another_id_changes_places_with_zero(tmp_path):
     tokenizer = load_tokenizer(write_vocabulary(tmp_path, ["the", *SPECIAL]))
     # By its ids [CLS] the [SEP] [PAD] is 3 0 4 1.
     np.testing.assert_array_equal(encode_subwords(["the"], tokenizer, 4), [[3, 1, 4, 0]])
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "unigram"])
+def test_bytes_and_sentence_pieces_equal_transformers_with_padding_and_zero_exchanged(tmp_path, kind):
+    tokenizer = getattr(checkpoints, kind)([*TRICKY, "the quick brown fox jumps over the lazy dog"] * 20)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    reference = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")  # noqa: S106
+    tokens = encode_subwords(TRICKY, load_tokenizer(tmp_path), 16)
+    expected = np.array(reference(TRICKY, padding="max_length", truncation=True, max_length=16)["input_ids"])
+    np.testing.assert_array_equal(tokens != 0, expected != 1)
+    np.testing.assert_array_equal(tokens[:, 0], 1)  # <s>, whose id is 0
+    others = expected > 1
+    np.testing.assert_array_equal(tokens[others], expected[others])
+
+
+def test_older_files_are_read_as_transformers_reads_them(tmp_path):
+    """vocab.json and merges.txt, without a tokenizer.json."""
+    tokenizer = checkpoints.byte_level(TRICKY * 20)
+    tokenizer.model.save(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints.random_config("roberta")))
+    expected = encode_subwords(TRICKY, tokenizer, 16)
+    np.testing.assert_array_equal(encode_subwords(TRICKY, load_tokenizer(tmp_path), 16), expected)
+
+
+def test_a_cased_vocabulary_is_read_as_its_config_says(folder):
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, "the", "The"]))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": False})
+    )
+    np.testing.assert_array_equal(encode_subwords(["The the"], load_tokenizer(folder), 4), [[2, 6, 5, 3]])
 
 
 def test_the_tokenizer_must_pad_as_the_config_says(folder):
