@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import safe_open
 from safetensors.flax import load_file, save_file
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.lora import LORA_LEAVES
 from fedjax_paradox.models.pretrained import BLOCKS, model_type_of, normalised
+from fedjax_paradox.models.shards import open_weights
 
 RECORD, HEAD = "fedjax_paradox.json", "head.safetensors"
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -196,7 +196,7 @@ def _head(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 def _base_tensors(base: Base) -> dict[str, np.ndarray]:
     """The encoder's tensors by their names without its prefix; pretraining heads are left out."""
-    with safe_open(base.folder / WHOLE, framework="flax") as file:
+    with open_weights(base.folder) as file:
         named = {normalised(name, base.model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
         return {name: np.asarray(file.get_tensor(held)) for name, held in named.items() if not _OTHER_HEADS.match(name)}
 

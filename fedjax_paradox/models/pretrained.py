@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.models.shards import open_weights
 from fedjax_paradox.text import printable
 
 __all__ = ["find_checkpoint", "load_checkpoint", "weights_digest"]
@@ -72,20 +72,14 @@ MOST_PROBLEMS = 10  # told of one file
 def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
     """The sizes and frozen float32 weights, as `distilbert.transformer` takes them.
 
-    `folder` holds config.json of a `distilbert` or `bert` model and model.safetensors. BERT's token-type row
+    `folder` holds config.json of a `distilbert` or `bert` model and the weights. BERT's token-type row
     0 is added to every position: exact, since all tokens have type 0 here. Raises InputError listing the
     tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is allocated
     before config.json and the tensors agree.
     """
     model_type, sizes = _read_config(folder / "config.json")
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="flax") as file:
-            return sizes, _read_tensors(file, model_type, sizes)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}). Download it again, unsharded."
-        ) from error
+    with open_weights(folder) as file:
+        return sizes, _read_tensors(file, model_type, sizes)
 
 
 def model_type_of(folder: Path) -> str:
