@@ -39,6 +39,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)  # "models/owner/name" -> ...
     moved: dict[str, str] = field(default_factory=dict)  # old name -> new name
     log: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
+    broken: bool = False  # it describes repositories, and gives no files
     cuts: int = 0  # so many of the next downloads break off in the middle
     endpoint: str = ""
     cdn: str = ""
@@ -121,6 +122,8 @@ class _HubAnswers(_Answers):
             return self.refuse(401, "RepoNotFound")
         told = self.headers.get("Authorization", "")
         denied = repository.gated and told != f"Bearer {MEMBER}"
+        if self.hub.broken and parts["verb"] == "resolve":
+            return self.send(403, {})  # of a proxy, say; after 500 the clients try again for long
         if denied and parts["verb"] in ("resolve", "auth-check"):  # anybody may list the files
             return self.refuse(403 if told else 401, "GatedRepo")
         revision, _, path = self.split(repository, parts["rest"] or "main")

@@ -309,6 +309,22 @@ def test_a_data_set_has_revisions(hub, client, offline, cache):
     assert "has no data/revised at revision v9" in offline.refused("texts", revision="v9", **options)
 
 
+def test_the_cache_does_not_stand_in_for_another_revision(hub, client, cache):
+    """`datasets` falls back to the last that it read, of any revision."""
+    hub.add("datasets/data/halfway", split_files(csv, ".csv"))
+    hub.add("datasets/data/halfway", split_files(csv, ".csv", train=(["w", "x"], [0, 1])), "v2")
+    options = {"name": "data/halfway", "cache": cache}
+    commit = client("texts", **options)["commit"]
+    hub.broken = True
+    try:
+        assert client("texts", **options)["commit"] == commit
+        told = client.refused("texts", revision="v2", **options)
+    finally:
+        hub.broken = False
+    assert f"the Hugging Face Hub gave nothing of data/halfway at revision v2, and its cache has {commit}" in told
+    assert client("texts", revision="v2", **options)["train"] == ["w", "x"]
+
+
 def test_slices_and_published_names_of_classes(hub, client, cache):
     rows = ([f"row {number}" for number in range(10)], [0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
     hub.add("datasets/fancyzhx/ag_news", {"data/train.parquet": parquet(*rows)})

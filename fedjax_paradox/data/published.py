@@ -34,12 +34,19 @@ def load_hub(name: str, subset: str | None, revision: str | None, splits: Sequen
     read = _reader(library, repository, subset, revision)
     try:
         with _explained(repository, subset, splits):
-            return read(split=list(splits))
+            loaded = read(split=list(splits))
     except OSError as error:
         raise InputError(
             f"{repository} cannot be kept in the hub's cache ({error}); point HF_HOME to a folder with room, or "
             f"{_ELSEWHERE}"
         ) from error
+    # Where the hub breaks off, `datasets` takes what it last read.
+    if revision and (commit := commit_of(loaded[0])) != _known_commit(repository, revision):
+        raise InputError(
+            f"the Hugging Face Hub gave nothing of {repository} at revision {revision}, and its cache has {commit}; "
+            "try again, or leave corpus.revision out"
+        )
+    return loaded
 
 
 def _reader(library: Any, repository: str, subset: str | None, revision: str | None) -> Callable[..., list[Any]]:
