@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 BERT = {
@@ -107,6 +107,20 @@ def write_checkpoint(folder: Path, config: dict[str, object], tensors: dict[str,
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def split_into_shards(folder: Path, count: int = 2) -> list[str]:
+    """Puts shards and their index in the place of model.safetensors; returns their names."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+    places = {tensor: names[place % count] for place, tensor in enumerate(sorted(tensors))}
+    for name in names:
+        held = {tensor: value for tensor, value in tensors.items() if places[tensor] == name}
+        save_file(held, folder / name, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": sum(value.nbytes for value in tensors.values())}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return names
 
 
 def random_checkpoint(folder: Path, model_type: str = "distilbert", seed: int = 0, vocabulary: int = 60) -> Path:

@@ -2,17 +2,12 @@ import dataclasses
 import logging
 import os
 import re
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.errors import HTTPError
 
 from fedjax_paradox.data import corpus, docstrings
 from fedjax_paradox.data.corpus import Texts, load_texts, subword_corpus, word_corpus
@@ -310,101 +305,101 @@ def test_built_in_corpus(cache, monkeypatch):
     np.testing.assert_array_equal(texts.test_labels, [2])
 
 
-@pytest.fixture
-def no_hub(tmp_path, monkeypatch):
-    """The hub does not answer; yields the folder of its cache."""
+# ---- folders
 
-    def refuse(*_, **__):
-        raise HTTPError("name resolution failed")
 
-    folder = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+def write_folder(folder, suffix=".csv", **splits):
+    """A folder as `datasets` understands it: files that are named as the splits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in (splits or {"train": (TEXTS, LABELS), "test": (TEXTS[1:], LABELS[1:])}).items():
+        texts, labels = rows
+        texts = ["not available" if text == "NA" else text for text in texts]  # which pandas reads as nothing
+        write(folder / f"{split}{suffix}", texts, labels)
     return folder
 
 
-@pytest.mark.usefixtures("no_hub")
-def test_unreachable_hub_names_the_remedies(cache):
-    before = datasets.config.HF_HUB_OFFLINE
-    with pytest.raises(InputError, match=r"corpus.files.train=.* corpus.files.test=.* corpus.name=docstrings"):
-        load_texts("ag_news", cache=cache)
-    assert datasets.config.HF_HUB_OFFLINE is before
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_folder_is_a_corpus(tmp_path, cache, suffix):
+    folder = write_folder(tmp_path / "mine", suffix)
+    (folder / "README.md").write_text("# Mine\n\nSee [the source](https://example.org): it is\n\n---\n")
+    texts = load_texts(str(folder), cache=cache)
+    assert texts.train_texts == [TEXTS[0], "not available", *TEXTS[2:]]
+    assert texts.test_texts == ["not available", *TEXTS[2:]]
+    np.testing.assert_array_equal(texts.train_labels, LABELS)
+    assert (texts.name, texts.commit) == (str(folder), None)
+    assert list(cache.iterdir()) == []  # what `datasets` made of it is not kept
+    sliced = load_texts(str(folder), splits=("train[1:]", "train[:1]"), cache=cache)
+    assert (sliced.train_texts, sliced.test_texts) == (texts.test_texts, TEXTS[:1])
 
 
-def test_unreachable_hub_with_a_cached_data_set(tmp_path, no_hub, cache):
-    path = with_feature(tmp_path / "rows.parquet", [0, 1, 1, 0, 1], ["World", "Sports"])
-    files = {"train": str(path), "test": str(path)}
-    made = datasets.load_dataset("parquet", data_files=files, cache_dir=tmp_path / "made")
-    built = Path(made["train"].cache_files[0]["filename"]).parent
-    place = no_hub / "fancyzhx___ag_news" / "default" / "0.0.0" / "0123"
-    shutil.copytree(built, place)
-    for split in files:
-        (place / f"parquet-{split}.arrow").rename(place / f"ag_news-{split}.arrow")
-    info = place / "dataset_info.json"
-    info.write_text(re.sub(r'"config_name": "[^"]*"', '"config_name": "default"', info.read_text()))
-    texts = load_texts("ag_news", splits=("train[:80%]", "train[80%:]"), cache=cache)
-    assert texts.train_texts == ["t0", "t1", "t2", "t3"]
-    assert texts.test_texts == ["t4"]
-    assert texts.classes == ("World", "Sports")
-    with pytest.raises(InputError, match=r"subset None, splits \('train', 'validation'\).*corpus.splits"):
-        load_texts("ag_news", splits=("train", "validation"), cache=cache)
+def test_a_folder_is_named_from_the_working_directory(tmp_path, cache, monkeypatch):
+    """`csv` is the name of a reader of `datasets`, too, and ag_news of a data set of the hub."""
+    for name in ("csv", "ag_news"):
+        write_folder(tmp_path / name, train=(["a", "b"], [0, 1]), test=(["c"], [0]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("csv", "./csv", "./ag_news", "~/csv"):
+        assert load_texts(name, cache=cache).train_texts == ["a", "b"], name
 
 
-def test_a_hub_cache_without_room_is_an_input_error(cache, monkeypatch):
-    fake_hub(monkeypatch, {None: ["data/train.parquet"]})
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(datasets, "load_dataset", full)
-    with pytest.raises(InputError, match=r"No space left on device.*HF_HOME"):
-        load_texts("ag_news", cache=cache)
+def test_a_folder_that_changed_is_read_again_even_with_the_same_time_stamp(tmp_path, cache):
+    folder = write_folder(tmp_path / "mine", train=(["old", "text"], [0, 1]), test=(["x"], [0]))
+    stamp = (folder / "train.csv").stat()
+    assert load_texts(str(folder), cache=cache).train_texts == ["old", "text"]
+    write_folder(folder, train=(["new", "text"], [0, 1]))
+    os.utime(folder / "train.csv", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert load_texts(str(folder), cache=cache).train_texts == ["new", "text"]
 
 
-def fake_hub(monkeypatch, files):
-    """A hub that lists `files` (revision -> names); the calls of `load_dataset` are returned."""
-    calls = []
-
-    def dataset_info(_self, _repository, revision=None, timeout=None):
-        assert timeout <= 15
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files[revision]])
-
-    def load_dataset(*args, **options):
-        calls.append((args, options))
-        return datasets.Dataset.from_dict({"text": ["a", "b"], "sentiment": [0, 4]})
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return calls
+def test_a_folder_has_subsets(tmp_path, cache):
+    for name, word in (("one", "first"), ("two", "second")):
+        write_folder(tmp_path / "mine" / name, train=([word, "text"], [0, 1]), test=(["x"], [0]))
+    files = "data_files: [{{split: train, path: {0}/train.csv}}, {{split: test, path: {0}/test.csv}}]"
+    configs = "".join(f"- config_name: {name}\n  {files.format(name)}\n" for name in ("one", "two"))
+    (tmp_path / "mine" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert load_texts(str(tmp_path / "mine"), subset="two", cache=cache).train_texts == ["second", "text"]
+    with pytest.raises(InputError, match=r"subset None.*correct corpus.subset"):
+        load_texts(str(tmp_path / "mine"), cache=cache)
 
 
-def test_hub_alias_subset_and_slices(cache, monkeypatch):
-    calls = fake_hub(monkeypatch, {None: ["README.md", "data/train.parquet"]})
-    options = {"label_column": "sentiment", "classes": [0, 4], "splits": ("train[:80%]", "train[80%:]")}
-    texts = load_texts("ag_news", subset="plain", cache=cache, **options)
-    np.testing.assert_array_equal(texts.train_labels, [0, 1])
-    assert calls == [
-        (("fancyzhx/ag_news",), {"split": split, "name": "plain"}) for split in ("train[:80%]", "train[80%:]")
-    ]
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/x.csv", "hf://datasets/a/b/x.csv", "/etc/hosts", "../x.csv"])
+def test_a_folder_leads_nowhere_else(tmp_path, cache, card, place):
+    folder = write_folder(tmp_path / "mine", train=(["a", "b"], [0, 1]), test=(["c"], [0]))
+    text = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [train.csv, '{place}']\n"
+    (folder / card).write_text(f"---\n{text}---\n# Card\n" if card == "README.md" else text)
+    with pytest.raises(InputError, match=f"must be read from files of its own, and its card names '{place}'"):
+        load_texts(str(folder), cache=cache)
 
 
-def test_script_data_sets_are_read_from_the_parquet_conversion(cache, monkeypatch):
-    files = {
-        None: ["sentiment140.py"],
-        "refs/convert/parquet": ["sentiment140/train/0000.parquet", ".gitattributes"],
-    }
-    calls = fake_hub(monkeypatch, files)
-    load_texts("sentiment140", label_column="sentiment", classes=[0, 4], cache=cache)
-    expected = {"split": "train", "revision": "refs/convert/parquet", "data_dir": "sentiment140"}
-    assert calls[0] == (("stanfordnlp/sentiment140",), expected)
-    files["refs/convert/parquet"].append("other/train/0000.parquet")
-    with pytest.raises(InputError, match=r"subset None; choose one of \['other', 'sentiment140'\]"):
-        load_texts("sentiment140", cache=cache)
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda folder: (folder / "train.csv").unlink(), r"splits \('train', 'test'\).*correct corpus.subset or"),
+        (lambda folder: [path.unlink() for path in folder.iterdir()], "cannot read the folder"),
+        (lambda folder: write(folder / "test.csv", ["a", ""], [0, 1]), "empty text in column 'text': .*mine test"),
+        (lambda folder: (folder / "train.csv").write_text("title,label\na,0\n"), "column names don't match"),
+        (lambda folder: (folder / "mine.py").write_text("raise SystemExit"), "cannot read the folder"),
+        (lambda folder: (folder / "README.md").write_text("---\n[\n---\n"), "cannot read the folder"),
+        (lambda folder: (folder / "train.csv").write_bytes(b"text,label\n\xff,0\n"), "cannot read the folder"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "save_to_disk"),
+    ],
+    ids=["no train", "nothing", "no text", "other columns", "script", "card", "bytes", "saved"],
+)
+def test_a_folder_that_cannot_be_used(tmp_path, cache, change, rule):
+    folder = write_folder(tmp_path / "mine", train=(["a", "b"], [0, 1]), test=(["c"], [0]))
+    change(folder)
+    with pytest.raises(InputError, match=rule):
+        load_texts(str(folder), cache=cache)
 
 
-def test_a_name_that_cannot_be_one(cache):
-    with pytest.raises(InputError, match="no public data set 'a/b/c'"):
-        load_texts("a/b/c", cache=cache)
+def test_what_is_local_has_no_revision(tmp_path, cache):
+    path = write(write_folder(tmp_path / "mine") / "train.csv")
+    with pytest.raises(InputError, match=r"corpus\.revision=v1 is of a data set on the hub, not of local files; leave"):
+        load_texts("fancyzhx/ag_news", files=(path, path), revision="v1", cache=cache)
+    for name in ("docstrings", str(path.parent)):
+        with pytest.raises(InputError, match=f"not of corpus.name={name}; leave it out"):
+            load_texts(name, revision="v1", cache=cache)
 
 
 # ---- tokens

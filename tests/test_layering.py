@@ -15,14 +15,15 @@ ALLOWED = {
     "text.py": ((), ()),
     "cachefiles.py": ((), ()),
     "registry.py": ((), ()),
+    "hub.py": ((), ("huggingface_hub",)),
     "config/": (("config/", "text.py"), ("pydantic", "pydantic_core", "yaml")),
     "data/partition.py": ((), ("numpy",)),
     "data/": (
-        ("data/", "cachefiles.py", "text.py"),
+        ("data/", "cachefiles.py", "hub.py", "text.py"),
         ("numpy", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow"),
     ),
     "models/": (
-        ("models/", "cachefiles.py", "text.py"),
+        ("models/", "cachefiles.py", "hub.py", "text.py"),
         ("jax", "flax", "numpy", "safetensors", "huggingface_hub", "ml_dtypes"),
     ),
     "federated/types.py": ((), ("jax", "optax")),

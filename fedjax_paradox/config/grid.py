@@ -137,12 +137,12 @@ def content_hash(experiment: Experiment) -> str:
 
 def identity(cell: Cell) -> dict[str, Any]:
     """The settings that decide a cell's numbers, for JSON: cells where they and the inputs are equal are one run, of
-    which one may be longer. Names, rounds, those that are scored, and the places of files stay out."""
+    which one may be longer. Names, rounds, those that are scored, and the places of files and weights stay out."""
     exclude: Any = {
         "name": True,
         "rounds": True,
         "evaluate_every": True,
-        "corpus": {"files"},
-        "architecture": {"local", "weights"},
+        "corpus": {"files", "revision"},
+        "architecture": {"local", "weights", "revision"},
     }
     return cell.model_dump(mode="json", exclude=exclude)

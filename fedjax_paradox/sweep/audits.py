@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_paradox.config import Cell, TextCNN, parse_call
 from fedjax_paradox.data.corpus import Texts
 from fedjax_paradox.data.partition import class_counts
-from fedjax_paradox.data.sources import without_network
+from fedjax_paradox.data.published import without_network
 from fedjax_paradox.evaluation.audit import Finding, Weights, audit_partition, audit_protocol, with_own_models
 from fedjax_paradox.evaluation.mixtures import Setting
 from fedjax_paradox.federated.methods import RULES

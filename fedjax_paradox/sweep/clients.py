@@ -38,6 +38,7 @@ def read_texts(cache_folder: Path, corpus: Any) -> Texts:
         corpus.name,
         files=files,
         subset=corpus.subset,
+        revision=corpus.revision,
         splits=(corpus.splits.train, corpus.splits.test),
         text_column=corpus.text_column,
         label_column=corpus.label_column,

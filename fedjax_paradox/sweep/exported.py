@@ -34,7 +34,7 @@ def write(trained: Trained, folder: Path, cache: Path, merge: bool = False) -> s
 
 
 def _write_encoder(trained: Trained, spec: Transformer, folder: Path, cache: Path, merge: bool) -> str:
-    base = export.base_of(spec.weights, find_checkpoint(spec.weights, cache))
+    base = export.base_of(spec.weights, find_checkpoint(spec.weights, cache, spec.revision))
     lora = export.LoRA(spec.lora_alpha, spec.lora_rank, spec.lora_dropout)
     if merge:
         export.write_merged(trained.trainable, base, lora, folder, trained.classes)
@@ -66,7 +66,7 @@ def open_exported(folder: Path, cache: Path, own_code: bool = False) -> Trained:
         model, vocabulary = word_model(spec, len(words), len(classes)), Vocabulary(spec.max_length, words=words)
     else:
         merged = not (folder / export.ADAPTER).is_file()
-        base = folder if merged else find_checkpoint(spec.weights, cache)
+        base = folder if merged else find_checkpoint(spec.weights, cache, spec.revision)
         sizes, weights = load_checkpoint(base)
         model, vocabulary = encoder_model(spec, sizes, weights, len(classes)), Vocabulary(spec.max_length, folder=base)
         model_type = export.base_of(spec.weights, base).model_type

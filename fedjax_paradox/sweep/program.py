@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.config import Cell, identity, parse_call, structure
+from fedjax_paradox.config import Cell, Transformer, identity, parse_call, structure
 from fedjax_paradox.data.corpus import Corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
@@ -25,7 +25,7 @@ from fedjax_paradox.federated.packing.schedule import local_batches
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
-from fedjax_paradox.models.download import find_checkpoint
+from fedjax_paradox.models.download import commit_of, find_checkpoint
 from fedjax_paradox.models.lora import with_own_kernels
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.registry import source_digest
@@ -81,6 +81,7 @@ class Program(NamedTuple):
     protocols: dict[str, Protocol]
     predicted: np.ndarray  # i32[rows], rows of `data` that the protocols read
     inputs: dict[str, str]  # content hashes of corpus and weights
+    commits: dict[str, str]  # of those that are from the hub
     slots: int
 
     def initial(self) -> tuple[Tree, Tree]:
@@ -97,7 +98,9 @@ def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
       InputError: anything wrong with corpus, partition, weights, or a name in the config.
     """
     texts = cache(partial(read_texts, cache_folder))
-    weights = cache(lambda name: (folder := find_checkpoint(name, cache_folder), *load_checkpoint(folder)))
+    weights = cache(
+        lambda name, revision: (folder := find_checkpoint(name, cache_folder, revision), *load_checkpoint(folder))
+    )
     groups: dict[Any, list[Cell]] = {}
     # The order of jobs decides the last bits of a sum, so a grid written in another order must have them alike.
     for cell in sorted(cells, key=_order):
@@ -169,6 +172,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
         protocols=_protocols(shared, corpus, clients),
         predicted=np.zeros(0, np.int32),
         inputs=inputs,
+        commits=_commits(shared, texts, weights),
         slots=0,
     )
     first: dict[Any, int] = {}
@@ -190,6 +194,13 @@ def _places(
             batches = local_batches(each.rows, 1, size, drop, seed=cell.seed, round_=1, client=each.client)
             found.append(batch_tokens(tokens, batches))
     return step_places(np.concatenate(found), cells[0].local.batch_size * corpus.train_tokens.shape[1])
+
+
+def _commits(shared: Cell, texts: Callable, weights: Callable) -> dict[str, str]:
+    found, spec = {"corpus": texts(shared.corpus).commit}, shared.architecture
+    if isinstance(spec, Transformer):
+        found["weights"] = commit_of(spec.weights, weights(spec.weights, spec.revision)[0])
+    return {name: commit for name, commit in found.items() if commit}
 
 
 def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple[int, ...]) -> Trainer:

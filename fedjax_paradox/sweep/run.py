@@ -104,6 +104,7 @@ def begin(
     record = {
         "hash": content_hash(experiment),
         "inputs": [program.inputs for program in programs],
+        "commits": [program.commits for program in programs],
         **surroundings(),
     }
     with written_by_one(folder.claim(out)):

@@ -130,7 +130,7 @@ def vocabulary_of(cell: Cell, texts: Texts, cache: Path) -> Vocabulary:
     """As `architectures.corpus_and_model` tokenises."""
     spec = cell.architecture
     if isinstance(spec, Transformer):
-        return Vocabulary(spec.max_length, folder=find_checkpoint(spec.weights, cache))
+        return Vocabulary(spec.max_length, folder=find_checkpoint(spec.weights, cache, spec.revision))
     return Vocabulary(spec.max_length, words=build_vocabulary(texts.train_texts, spec.vocabulary_size))
 
 
