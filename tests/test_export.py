@@ -92,6 +92,18 @@ def test_an_encoder_comes_back(adapted, tmp_path, kind, merge):
     assert (out / "adapter_config.json").exists() != merge
 
 
+def test_an_architecture_of_ones_own_can_read_the_tokens_of_a_pretrained_encoder(config, encoders, tmp_path):
+    results = run(config, "subwords", "model=bag", f"models.bag.tokenizer={encoders / 'roberta'}", "rounds=1")
+    trained = results.model(own_code=True)
+    ids = checkpoints.byte_level(WORDS).encode(TEXTS[0]).ids[:8]
+    np.testing.assert_array_equal(trained.vocabulary.encode(TEXTS[:1])[0, : len(ids)], [1, *ids[1:]])  # <s>, by 0
+    out = results.export(tmp_path / "out", own_code=True)
+    assert (out / "tokenizer.json").exists()
+    expected = trained.predict(TEXTS)
+    np.testing.assert_array_equal(fp.open_model(out, own_code=True).predict(TEXTS), expected)
+    assert np.ptp(expected, axis=0).max() > 1e-3
+
+
 @pytest.mark.conformance
 def test_kernels_that_a_rule_changed_are_merged_or_refused(owning, tmp_path):
     with pytest.raises(InputError, match=r"changed the kernels under the adapters.*merge them"):

@@ -76,12 +76,13 @@ class _Section(BaseModel):
 
 
 class _Published(_Section):
-    """What may come from the hub, and has a `revision` there."""
+    """What may come from the hub."""
 
     @model_serializer(mode="wrap")
     def _unset_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As if there were no such key: hashes and records are those of configs from before it."""
-        return {key: value for key, value in write(self).items() if key != "revision" or value is not None}
+        later = ("revision", "tokenizer")
+        return {key: value for key, value in write(self).items() if key not in later or value is not None}
 
 
 class Splits(_Section):
@@ -183,11 +184,12 @@ class Transformer(_Published):
     architecture: Literal["transformer"] = "transformer"
     """`transformer`."""
     weights: Text
-    """Hub name or folder with config.json and model.safetensors, whole or in shards, of a DistilBERT or BERT."""
+    """Hub name or folder with config.json and model.safetensors, whole or in shards, of a DistilBERT, BERT,
+    RoBERTa or XLM-R."""
     revision: Revision | None = None
     """Commit, branch or tag on the hub; by default the main branch."""
     max_length: Length = 64
-    """Tokens of a text that are read, [CLS] and [SEP] included."""
+    """Tokens of a text that are read, the first and the last included."""
     lora_rank: Size = 8
     """Rank of the adapters on query and value projections."""
     lora_alpha: Rate = 16.0
@@ -206,14 +208,16 @@ class Transformer(_Published):
     """Local training of this model; the experiment's `local` has precedence."""
 
 
-class CustomModel(_Section):
+class CustomModel(_Published):
     architecture: Own
     """`module:function(number=...)`, called with vocabulary_size, num_classes, options and numbers; returns a
     `Model`."""
+    tokenizer: Text | None = None
+    """Hub name or folder of a pretrained encoder whose tokens are read; by default the texts' words are."""
     max_length: Length = 64
-    """Words of a text that are read."""
+    """Words or tokens of a text that are read."""
     vocabulary_size: Vocabulary = 20_000
-    """Commonest words, padding and unknown included."""
+    """Commonest words, padding and unknown included; a tokenizer has its own."""
     options: Options = {}
     """Handed to the function."""
     local: Local = Local()

@@ -23,8 +23,10 @@ from fedjax_paradox.models.shards import open_weights
 
 RECORD, HEAD = "fedjax_paradox.json", "head.safetensors"
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
-TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model")
-TOKENIZER += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 # The modules that carry adapters, by their names in `transformers`.
 TARGETS = {name: ["query", "value"] for name in ("bert", "roberta", "xlm-roberta")} | {"distilbert": ["q_lin", "v_lin"]}
 # Classes of `transformers`: of an encoder without a head, and of a tokenizer whose files do not name theirs.
@@ -113,16 +115,20 @@ def write_merged(trainable: Params, base: Base, lora: LoRA, folder: Path, classe
     _copy_tokenizer(base, folder)
 
 
-def write_words(trainable: Params, words: Mapping[str, int], folder: Path) -> None:
-    """A model from scratch: its leaves by their dotted names, and the words in the order of their ids."""
+def write_scratch(trainable: Params, vocabulary: Mapping[str, int] | Path, folder: Path) -> None:
+    """A model from scratch: its leaves by their dotted names, and the words in the order of their ids or the tokenizer
+    of another folder."""
     leaves = {".".join(names): leaf for names, leaf in traverse_util.flatten_dict(trainable).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, folder / WHOLE)
-    _write_json(folder / "vocabulary.json", sorted(words, key=words.__getitem__))
+    if isinstance(vocabulary, Path):
+        _copy_files(vocabulary, folder)
+    else:
+        _write_json(folder / "vocabulary.json", sorted(vocabulary, key=vocabulary.__getitem__))
 
 
 def read_words(folder: Path) -> dict[str, int]:
-    """Word -> id, as `write_words` wrote them."""
+    """Word -> id, as `write_scratch` wrote them."""
     path = folder / "vocabulary.json"
     try:
         return {str(word): number for number, word in enumerate(json.loads(path.read_text(encoding="utf-8")))}
@@ -220,12 +226,16 @@ def _labels(classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _copy_tokenizer(base: Base, folder: Path) -> None:
-    for name in TOKENIZER:
-        if (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, folder / name)
+    _copy_files(base.folder, folder)
     if not (folder / "tokenizer_config.json").exists():
         lower = {"do_lower_case": True} if base.model_type in ("distilbert", "bert") else {}
         _write_json(folder / "tokenizer_config.json", {"tokenizer_class": TOKENIZERS[base.model_type], **lower})
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in TOKENIZER:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -123,7 +123,7 @@ def read_config(folder: Path) -> Described:
 
 def _sizes(path: Path, config: dict[str, Any]) -> EncoderSizes:
     model_type = config["model_type"]
-    numbers = [config.get(key) for key in SIZE_KEYS[model_type]]
+    numbers: list[Any] = [config.get(key) for key in SIZE_KEYS[model_type]]
     if not all(type(number) is int and 0 < number <= LARGEST_SIZE for number in numbers):
         keys = ", ".join(SIZE_KEYS[model_type])
         raise InputError(f"{path}: {keys} must be positive integers below 2^31, got {numbers!r:.200}.")

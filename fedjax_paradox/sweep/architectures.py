@@ -10,9 +10,10 @@ from typing import Any
 from fedjax_paradox.config import DROPOUT_RATES, Cell, CustomModel, TextCNN, Transformer, parse_call
 from fedjax_paradox.data.corpus import Corpus, check_token_ids, subword_corpus, word_corpus
 from fedjax_paradox.errors import InputError
+from fedjax_paradox.hub import local_folder
 from fedjax_paradox.models.base import Model, Params
 from fedjax_paradox.models.distilbert import EncoderSizes, transformer
-from fedjax_paradox.models.download import weights_digest
+from fedjax_paradox.models.download import find_checkpoint, weights_digest
 from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.registry import resolve
 from fedjax_paradox.sweep.extensions import check_model
@@ -29,9 +30,9 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
     """
     spec, classes = cell.architecture, len(texts.classes)
     if isinstance(spec, TextCNN | CustomModel):
-        corpus = word_corpus(texts, spec.vocabulary_size, spec.max_length, folder)
+        corpus = _own_corpus(spec, texts, folder)
         sizes = (corpus.vocabulary_size, classes)
-        return corpus, word_model(spec, *sizes), {"corpus": corpus.fingerprint}
+        return corpus, scratch_model(spec, *sizes), {"corpus": corpus.fingerprint}
     checkpoint, sizes, frozen = weights(spec.weights, spec.revision)
     if spec.max_length > sizes.positions:
         raise InputError(
@@ -45,8 +46,24 @@ def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) ->
     return corpus, model, {"corpus": corpus.fingerprint, "weights": weights_digest(checkpoint), "encoder": shape}
 
 
-def word_model(spec: TextCNN | CustomModel, vocabulary_size: int, classes: int) -> Model:
-    """A model of words, from scratch."""
+def tokenizer_folder(spec: TextCNN | CustomModel, cache: Path) -> Path | None:
+    """Where the tokenizer of a model from scratch is; None where it reads words."""
+    if not isinstance(spec, CustomModel) or spec.tokenizer is None:
+        return None
+    return local_folder(spec.tokenizer) or find_checkpoint(spec.tokenizer, cache)
+
+
+def _own_corpus(spec: TextCNN | CustomModel, texts: Any, cache: Path) -> Corpus:
+    tokenizer = tokenizer_folder(spec, cache)
+    if tokenizer is None:
+        return word_corpus(texts, spec.vocabulary_size, spec.max_length, cache)
+    corpus = subword_corpus(texts, tokenizer, spec.max_length, cache)
+    check_token_ids(corpus, corpus.vocabulary_size)
+    return corpus
+
+
+def scratch_model(spec: TextCNN | CustomModel, vocabulary_size: int, classes: int) -> Model:
+    """A model that is not pretrained."""
     build: Any = _textcnn if isinstance(spec, TextCNN) else _custom_model
     return build(spec, vocabulary_size, classes)
 

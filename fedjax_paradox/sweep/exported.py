@@ -9,7 +9,7 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.models import export
 from fedjax_paradox.models.download import find_checkpoint
 from fedjax_paradox.models.pretrained import load_checkpoint
-from fedjax_paradox.sweep.architectures import encoder_model, word_model
+from fedjax_paradox.sweep.architectures import encoder_model, scratch_model
 from fedjax_paradox.sweep.trained import Trained, Vocabulary, check_trusted
 
 
@@ -24,9 +24,11 @@ def write(trained: Trained, folder: Path, cache: Path, merge: bool = False) -> s
     spec = trained.cell.architecture
     if merge and not isinstance(spec, Transformer):
         raise InputError(f"models.{trained.cell.model} has no adapters to merge; leave out --merge")
-    kind = _write_encoder(trained, spec, folder, cache, merge) if isinstance(spec, Transformer) else "from scratch"
-    if trained.vocabulary.words is not None:
-        export.write_words(trained.trainable, trained.vocabulary.words, folder)
+    if isinstance(spec, Transformer):
+        kind = _write_encoder(trained, spec, folder, cache, merge)
+    else:
+        kind, vocabulary = "from scratch", trained.vocabulary
+        export.write_scratch(trained.trainable, vocabulary.words or vocabulary.folder or Path(), folder)
     cell = trained.cell.model_dump(mode="json")
     record = {"cell": cell, "round": trained.round, "client": trained.client, "classes": list(trained.classes)}
     export.write_record(folder, record)
@@ -62,8 +64,9 @@ def open_exported(folder: Path, cache: Path, own_code: bool = False) -> Trained:
     spec = cell.architecture
     model_type = ""
     if not isinstance(spec, Transformer):
-        words = export.read_words(folder)
-        model, vocabulary = word_model(spec, len(words), len(classes)), Vocabulary(spec.max_length, words=words)
+        words = None if getattr(spec, "tokenizer", None) else export.read_words(folder)
+        vocabulary = Vocabulary(spec.max_length, words, folder)
+        model = scratch_model(spec, vocabulary.size(), len(classes))
     else:
         merged = not (folder / export.ADAPTER).is_file()
         base = folder if merged else find_checkpoint(spec.weights, cache, spec.revision)

@@ -19,6 +19,7 @@ from fedjax_paradox.models.base import Model, Params
 from fedjax_paradox.models.download import find_checkpoint
 from fedjax_paradox.storage import checkpoint
 from fedjax_paradox.storage.cells import Entry
+from fedjax_paradox.sweep.architectures import tokenizer_folder
 from fedjax_paradox.sweep.clients import read_texts
 from fedjax_paradox.sweep.program import Program, own_names, prepare
 
@@ -37,6 +38,10 @@ class Vocabulary(NamedTuple):
         if self.words is not None:
             return encode_words(texts, self.words, self.length)
         return encode_subwords(texts, load_tokenizer(self.folder or Path()), self.length)
+
+    def size(self) -> int:
+        """How many ids there are."""
+        return len(self.words) if self.words is not None else load_tokenizer(self.folder or Path()).get_vocab_size()
 
 
 class Trained(NamedTuple):
@@ -131,7 +136,9 @@ def vocabulary_of(cell: Cell, texts: Texts, cache: Path) -> Vocabulary:
     spec = cell.architecture
     if isinstance(spec, Transformer):
         return Vocabulary(spec.max_length, folder=find_checkpoint(spec.weights, cache, spec.revision))
-    return Vocabulary(spec.max_length, words=build_vocabulary(texts.train_texts, spec.vocabulary_size))
+    tokenizer = tokenizer_folder(spec, cache)
+    words = build_vocabulary(texts.train_texts, spec.vocabulary_size) if tokenizer is None else None
+    return Vocabulary(spec.max_length, words, tokenizer)
 
 
 def _check_same(program: Program, entry: Entry) -> None:
