@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ import fedjax_paradox
 from fedjax_paradox.analysis.opening import open_folder, runs_in
 from fedjax_paradox.api import default_folder, open_model, open_results
 from fedjax_paradox.cachefiles import cache_folder
-from fedjax_paradox.config import cells, load
+from fedjax_paradox.config import Experiment, cells, load
 from fedjax_paradox.config.examples import examples
 from fedjax_paradox.errors import InputError, unwritable
 from fedjax_paradox.text import printable
@@ -106,6 +107,9 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="With --dry-run: compile for a TPU that is not here, such as v5e:2x2.")
+    ] = None,
     distributed: Annotated[bool, typer.Option("--distributed", help="One process of a Slurm job or TPU pod.")] = False,
     coordinator: Annotated[str | None, typer.Option(help="Elsewhere: HOST:PORT of process 0.")] = None,
     num_processes: Annotated[int | None, typer.Option(help="With --coordinator: how many processes.")] = None,
@@ -128,6 +132,7 @@ def run(
 
     if track:
         tracking.check()
+    _check_target(target, dry_run)
     cache = cache_folder()
     if _writable(cache):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
@@ -138,10 +143,11 @@ def run(
     console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
     if not dry_run:
         console.print(f"Output: {printable(str(out))}", markup=False)
-    programs = prepare(cells(experiment), cache)
+    programs = prepare(cells(experiment), cache, "tpu" if target else None)
     plans = [plan(experiment, program) for program in programs]
     console.print(display.plans(programs, plans), markup=False)
     if dry_run:
+        _compile_for(target, experiment, programs)
         return
     with (
         begin(experiment, programs, out, retry_diverged) as study,
@@ -172,6 +178,28 @@ def run(
     if told := display.divergences(entries):
         console.print(told, markup=False)
         raise typer.Exit(DIVERGED)
+
+
+def _check_target(target: str | None, dry_run: bool) -> None:
+    import jax
+
+    from fedjax_paradox.sweep.target import check
+
+    if target is None:
+        return
+    if not dry_run:
+        raise InputError("--target compiles for a machine that is not here, and runs nothing; add --dry-run")
+    check(target)
+    jax.config.update("jax_platforms", "cpu")  # the compiler for TPUs makes JAX look for one
+    jax.config.update("jax_enable_compilation_cache", False)  # from which no program for another machine can be read
+
+
+def _compile_for(target: str | None, experiment: Experiment, programs: Sequence[Any]) -> None:
+    from fedjax_paradox.sweep.target import compiled
+    from fedjax_paradox.terminal import display
+
+    for program in programs if target else ():
+        _print(display.compiled(program, compiled(experiment, program, str(target))))
 
 
 @app.command("list")

@@ -91,8 +91,11 @@ class Program(NamedTuple):
         return jax.vmap(self.model.init, out_axes=(0, None))(keys)
 
 
-def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
+def prepare(cells: Sequence[Cell], cache_folder: Path, backend: str | None = None) -> list[Program]:
     """Groups cells by structure and loads what each group needs; the order of `cells` changes nothing.
+
+    Args:
+      backend: of the devices that it is to be compiled for; None: those that are here.
 
     Raises:
       InputError: anything wrong with corpus, partition, weights, or a name in the config.
@@ -108,7 +111,8 @@ def prepare(cells: Sequence[Cell], cache_folder: Path) -> list[Program]:
         # What is sent may come from a state of each client, whose size is structure.
         alone = (rule, cell.num_clients) if is_alone(rule, numbers) else ""
         groups.setdefault((*structure(cell), alone), []).append(cell)
-    return _distinct([_program(tuple(group), texts, weights, cache_folder) for group in groups.values()])
+    on_cpu = (backend or jax.default_backend()) == "cpu"
+    return _distinct([_program(tuple(group), texts, weights, cache_folder, on_cpu) for group in groups.values()])
 
 
 def _distinct(programs: list[Program]) -> list[Program]:
@@ -145,13 +149,16 @@ def _order(cell: Cell) -> tuple:
     return cell.model, cell.corpus.name, cell.rule, *numbers, cell.name
 
 
-def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_folder: Path) -> Program:
+def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_folder: Path, on_cpu: bool) -> Program:
     shared = cells[0]
     corpus, model, inputs = corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
     model = _owning(shared, model)
     rules = _rules(cells, model, len(corpus.classes))
-    places = _places(cells, clients, [rule for rule, _ in rules], corpus) if model.packs else ()
+    places: tuple[int, ...] = ()
+    if model.packs:
+        whole = shared.local.batch_size * corpus.train_tokens.shape[1]
+        places = step_places(_step_tokens(cells, clients, [rule for rule, _ in rules], corpus), whole, on_cpu)
     trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes), places)
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
@@ -183,17 +190,17 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _places(
+def _step_tokens(
     cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], corpus: Corpus
-) -> tuple[int, ...]:
-    """As in `Trainer`, from the first epoch of everybody's first local update."""
+) -> np.ndarray:
+    """i[steps], tokens of the batches of the first epoch of everybody's first local update."""
     tokens, found = np.count_nonzero(corpus.train_tokens, axis=1), []
     for cell, one, call in zip(cells, clients, rules, strict=True):
         size, drop = cell.local.batch_size, cell.local.drop_ragged
         for each in attending(cell, one, call.rule.pooled, 1):
             batches = local_batches(each.rows, 1, size, drop, seed=cell.seed, round_=1, client=each.client)
             found.append(batch_tokens(tokens, batches))
-    return step_places(np.concatenate(found), cells[0].local.batch_size * corpus.train_tokens.shape[1])
+    return np.concatenate(found)
 
 
 def _commits(shared: Cell, texts: Callable, weights: Callable) -> dict[str, str]:

@@ -28,13 +28,14 @@ def few_sizes(needed: np.ndarray, step: int, most: int) -> tuple[int, ...]:
     return min(choices, key=places)
 
 
-def step_places(tokens: np.ndarray, whole: int) -> tuple[int, ...]:
+def step_places(tokens: np.ndarray, whole: int, on_cpu: bool = True) -> tuple[int, ...]:
     """How many token places the steps of a program compute: few numbers, ascending, of which the last is `whole`.
 
     Args:
       tokens: i[steps], of the batches of a round.
+      on_cpu: else there are many lanes, of which the fullest decides, and compiling takes long: two numbers.
     """
-    most = min(MOST_SIZES - 1, len(tokens) // STEPS_PER_SIZE)
+    most = min(MOST_SIZES - 1 if on_cpu else 1, len(tokens) // STEPS_PER_SIZE)
     if not most:
         return (whole,)
     longest = int(np.quantile(tokens, ENOUGH, method="higher"))

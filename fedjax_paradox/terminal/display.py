@@ -18,6 +18,7 @@ from fedjax_paradox.sweep.plan import Plan
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Standing
 from fedjax_paradox.sweep.run import Diverged, Event, Started, Trained
+from fedjax_paradox.sweep.target import Compiled
 from fedjax_paradox.text import printable
 
 SILENCE = 60.0  # seconds without a line in a log
@@ -54,6 +55,22 @@ def _plan(program: Program, cost: Plan) -> str:
     lines += [
         f"cell {twin.cell.name}: the same run as {program.cells[twin.of].name} by construction, trained once"
         for twin in program.twins
+    ]
+    return "\n  ".join(lines)
+
+
+def compiled(program: Program, found: Compiled) -> str:
+    """A program on a target that is not here."""
+    gib = [number / 1024**3 for number in (found.arguments, found.temporaries, found.results, found.memory)]
+    products = ", ".join(f"{count} {kind}" for kind, count in sorted(found.products.items())) or "none"
+    lines = [
+        f"{program.cells[0].model} on {_counted(found.devices, 'device')}: {'fits' if found.fits else 'DOES NOT FIT'}, "
+        f"{_counted(found.lanes, 'lane')}, compiled in {found.seconds:.0f} s",
+        f"a device: {gib[0]:.2f} GiB of arguments, {gib[1]:.2f} of temporaries, {gib[2]:.2f} of results; "
+        f"it has {gib[3]:.1f}",
+        f"a step of its lanes: {found.flops / 1e9:,.1f} GFLOP, {found.traffic / 1e9:,.2f} GB read and written; "
+        f"matrix products by result: {products}; {found.kernels} kernels in the program",
+        f"a round takes at least {found.bound:.2g} s: a bound by the device's published peak, not a prediction",
     ]
     return "\n  ".join(lines)
 

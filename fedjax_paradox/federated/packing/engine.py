@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from fedjax_paradox.federated.packing.buffer import JobResults, by_slot, empty_results, store
@@ -26,6 +26,7 @@ from fedjax_paradox.federated.trainer import Data, Reducer, Round, Told, Trainer
 from fedjax_paradox.federated.types import Diagnostics, Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
+CHUNK = Chunk(*(EVERYWHERE if name in {"round", "live"} else LANES for name in Chunk._fields))
 
 # Operations in this order find their operands in the cache; in the one that XLA takes for more concurrency a
 # TextCNN step takes 1.4 times as long on two cores.
@@ -74,19 +75,13 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
       groups: together they hold every cell of the program once.
     """
     devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = mesh_of(devices)
     shared, parted = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, LANES)
     summed = sums(groups)
     reducer = trainer.sum if summed else trainer.keep
     over_lanes = partial(jax.shard_map, mesh=mesh, check_vma=False)
     on_cpu = devices[0].platform == "cpu"
     options = CPU_OPTIONS if on_cpu else None
-    scalars = {"round", "live"}
-    chunk = Chunk(*(EVERYWHERE if name in scalars else LANES for name in Chunk._fields))
-
-    def advance_all(*arguments: Any) -> tuple[Lanes, jax.Array]:
-        lanes, rows = advance(trainer, *arguments)
-        return lanes, jax.lax.psum(rows, "lanes")
 
     def started(globals_: Tree, num_lanes: int, num_jobs: int) -> tuple[Lanes, JobResults]:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), globals_)
@@ -113,8 +108,7 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         # device_put would compare the values across processes, array by array.
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
-    advancing = over_lanes(advance_all, in_specs=(LANES, EVERYWHERE, chunk), out_specs=(LANES, EVERYWHERE))
-    storing = over_lanes(partial(store, reducer), in_specs=(LANES, LANES, EVERYWHERE, chunk), out_specs=LANES)
+    storing = over_lanes(partial(store, reducer), in_specs=(LANES, LANES, EVERYWHERE, CHUNK), out_specs=LANES)
 
     def over_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def of_length(*arguments: Any, length: int | None = None) -> jax.Array:
@@ -132,7 +126,7 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         replicate=replicate,
         start=started,
         begin=with_numbers(begin, donate_argnums=3, out_shardings=(parted, shared, shared)),
-        advance=jax.jit(advancing, donate_argnums=0, out_shardings=(parted, shared), compiler_options=options),
+        advance=advance_on(mesh, trainer, options),
         store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
         init_rules=with_numbers(init_rules, out_shardings=shared),
         aggregate=with_numbers(partial(aggregate, reducer), out_shardings=shared),
@@ -141,6 +135,24 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         losses=over_rows(losses),
         needs_start_loss=any(first_of(group).needs_start_loss for group in groups),
     )
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """Lanes are parted among all of them."""
+    return jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def advance_on(mesh: Mesh, trainer: Trainer, options: dict[str, str] | None = None) -> Any:
+    """`advance` over the lanes of a mesh, jitted; it donates the lanes that it gets."""
+
+    def advance_all(*arguments: Any) -> tuple[Lanes, jax.Array]:
+        lanes, rows = advance(trainer, *arguments)
+        return lanes, jax.lax.psum(rows, "lanes")
+
+    specs, results = (LANES, EVERYWHERE, CHUNK), (LANES, EVERYWHERE)
+    over_lanes = jax.shard_map(advance_all, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)
+    shardings = tuple(NamedSharding(mesh, spec) for spec in results)
+    return jax.jit(over_lanes, donate_argnums=0, out_shardings=shardings, compiler_options=options)
 
 
 def sums(groups: Sequence[RuleGroup]) -> bool:

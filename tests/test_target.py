@@ -1,0 +1,96 @@
+"""Programs compiled for accelerators that are not here."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import toy
+
+from fedjax_paradox.cli import main
+from fedjax_paradox.sweep.target import CHIPS, Chip, Compiled, operations, round_bound
+
+no_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+
+TEXT = """\
+HloModule jit_advance
+%fused_computation.1 (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  %d = bf16[4,8]{1,0} dot(%p, %p), lhs_contracting_dims={1}
+  ROOT %t = f32[2]{0} transpose(%p), dimensions={0}
+}
+
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  %f = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused_computation.1
+  %c = f32[4,8]{1,0:T(8,128)} convolution(%f, %f), dim_labels=bf_io->bf
+  %e = (f32[2]{0}, f32[2]{0}) custom-call(%c), custom_call_target="x"
+  ROOT %g = f32[2]{0} get-tuple-element(%e), index=0
+}
+"""
+
+
+def test_products_are_counted_everywhere_and_kernels_outside_of_fusions():
+    products, kernels = operations(TEXT)
+    assert products == {"bf16": 1, "f32": 1}
+    assert kernels == 3  # fusion, convolution, custom-call
+
+
+def test_a_round_takes_what_products_or_memory_take_at_the_peak():
+    chip = Chip("", 16, flops=100.0, bandwidth=10.0)
+    assert round_bound(3, flops=200.0, traffic=5.0, chip=chip) == 3 * 2.0
+    assert round_bound(3, flops=200.0, traffic=50.0, chip=chip) == 3 * 5.0
+
+
+@pytest.mark.parametrize(("results", "fits"), [(1, True), (2, False)])
+def test_what_a_device_holds_is_arguments_temporaries_and_results(results, fits):
+    found = Compiled(4, 4, 10, 5, results, 16, 1.0, 1.0, operations("")[0], 0, 1.0, 1.0)
+    assert found.fits == fits
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    config = toy.write(tmp_path)
+    monkeypatch.setenv("FEDJAX_PARADOX_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["fedjax-paradox", "run", str(config), "model=textcnn", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, " ".join(capsys.readouterr().err.split())
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["h100", "v5e", "v5e:", "v5e:2", "v5e:0x2", "v5e:2x2x2x2", "v9:2x2"])
+def test_an_unknown_target_is_told_the_known_ones(call, name):
+    code, told = call("--dry-run", "--target", name)
+    assert code == 2
+    assert f"a chip of {', '.join(CHIPS)} such as v5e:2x2, got '{name}'" in told
+
+
+def test_a_target_runs_nothing(call):
+    assert call("--target", "v5e:2x2") == (
+        2,
+        "error: --target compiles for a machine that is not here, and runs nothing; add --dry-run",
+    )
+
+
+@pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_the_compiler_one_line_says_what_to_install(call):
+    code, told = call("--dry-run", "--target", "v5e:2x2")
+    assert code == 2
+    assert "pip install 'fedjax-paradox[tpu]'" in told
+
+
+@no_libtpu
+@pytest.mark.parametrize(("name", "devices"), [("v5e:2x2", 4), ("v6e:1x1", 1)])
+def test_a_small_program_is_compiled_for_a_tpu(tmp_path, name, devices):
+    """In a process of its own: the compiler for TPUs and the platform are chosen once."""
+    config = toy.write(tmp_path)
+    command = [sys.executable, "-m", "fedjax_paradox", "run", str(config), "model=textcnn", "--dry-run"]
+    done = subprocess.run([*command, "--target", name], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"textcnn on {devices} device" in done.stdout
+    assert "fits" in done.stdout
+    assert "a bound by the device's published peak" in done.stdout
+    assert not (tmp_path / "runs").exists()
