@@ -35,6 +35,9 @@ class Tracker(StrEnum):
     """Where curves of a run can be looked at."""
 
     TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
 
 
 def main() -> None:
@@ -131,7 +134,7 @@ def run(
     from fedjax_paradox.terminal.runlog import logged
 
     if track:
-        tracking.check()
+        tracking.check(track)
     _check_target(target, dry_run)
     cache = cache_folder()
     if _writable(cache):
@@ -158,7 +161,12 @@ def run(
             console.print(f"{printable(str(out))}: {already}", markup=False)
         planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
         left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
-        watch = tracking.tensorboard(out) if track and hosts.is_writer() else nullcontext(lambda event: None)  # noqa: ARG005
+        settings = {cell.name: cell.model_dump(mode="json") for cell in cells(experiment)}
+        watch = (
+            tracking.curves(track, experiment.name, settings, out)
+            if track and hosts.is_writer()
+            else nullcontext(lambda event: None)  # noqa: ARG005
+        )
         with display.progress(console, study.programs, left, log) as notify, watch as curves:
 
             def both(event: Event) -> None:

@@ -102,7 +102,10 @@ ALLOWED = {
         ("typer", "rich", "jax"),
     ),
     "__main__.py": (("cli.py",), ()),
-    "tracking.py": (("evaluation/fairness.py", "storage/", "sweep/run.py"), ("tensorboard",)),
+    "tracking.py": (
+        ("evaluation/fairness.py", "storage/", "sweep/run.py"),
+        ("tensorboard", "mlflow", "wandb", "trackio"),
+    ),
 }
 # Rooms in which one module may not import the ones named after it: the order in which a program comes to be.
 ORDER = [

@@ -54,7 +54,8 @@ class Compiled(NamedTuple):
     products: Counter[str]  # result type -> matrix products
     kernels: int
     seconds: float  # that it took to compile
-    bound: float  # seconds of a round, no less
+    bound: float  # seconds of a round's products at the chip's peak: no round is shorter
+    by_traffic: float  # seconds of its traffic, if all that XLA counts went to the memory
 
     @property
     def fits(self) -> bool:
@@ -114,13 +115,9 @@ def compiled(experiment: Experiment, program: Program, name: str) -> Compiled:
         products=products,
         kernels=kernels,
         seconds=seconds,
-        bound=round_bound(steps, flops, traffic, chip),
+        bound=steps * flops / chip.flops,
+        by_traffic=steps * traffic / chip.bandwidth,
     )
-
-
-def round_bound(steps: int, flops: float, traffic: float, chip: Chip) -> float:
-    """Seconds of so many steps at the chip's peak: of products or of memory, whichever takes longer."""
-    return steps * max(flops / chip.flops, traffic / chip.bandwidth)
 
 
 _PRODUCT = re.compile(r"= (\w+)\[[^=]*? (?:dot|convolution)\(")

@@ -68,9 +68,10 @@ def compiled(program: Program, found: Compiled) -> str:
         f"{_counted(found.lanes, 'lane')}, compiled in {found.seconds:.0f} s",
         f"a device: {gib[0]:.2f} GiB of arguments, {gib[1]:.2f} of temporaries, {gib[2]:.2f} of results; "
         f"it has {gib[3]:.1f}",
-        f"a step of its lanes: {found.flops / 1e9:,.1f} GFLOP, {found.traffic / 1e9:,.2f} GB read and written; "
+        f"a step of its lanes: {found.flops / 1e9:.3g} GFLOP, {found.traffic / 1e9:.3g} GB read and written; "
         f"matrix products by result: {products}; {found.kernels} kernels in the program",
-        f"a round takes at least {found.bound:.2g} s: a bound by the device's published peak, not a prediction",
+        f"a round takes at least {found.bound:.2g} s by its products, a bound by the device's published peak; "
+        f"{found.by_traffic:.2g} s if all that is read and written went to memory",
     ]
     return "\n  ".join(lines)
 
