@@ -13,6 +13,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import json
 import re
 import runpy
 import shlex
@@ -88,6 +89,20 @@ def test_the_blocks_of_a_page(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     follow(page, folder)
+
+
+@pytest.mark.conformance
+def test_the_cells_of_the_tour(tmp_path, monkeypatch):
+    """Run one after the other, as in a notebook; what they show is a person's to look at."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("FEDJAX_PARADOX_CACHE", str(tmp_path))
+    names: dict = {}
+    cells = json.loads((DOCS / "tour.ipynb").read_text("utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)  # noqa: S102
+    assert names["probabilities"].sum(axis=1) == pytest.approx(1.0, rel=1e-5)
+    assert not any(output["output_type"] == "error" for cell in cells for output in cell.get("outputs", []))
 
 
 def follow(page: str, folder: Path) -> None:

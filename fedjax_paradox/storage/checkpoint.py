@@ -195,7 +195,10 @@ def read(path: Path, identity: str) -> Stored:
 @contextmanager
 def _only_reading(path: Path) -> Iterator[ocp.CheckpointManager]:
     """Of the folder that `path` lies in, in which a run may be at work."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # that a manager only reads is told as a warning
     try:
         with _plain(path.parent) as folder, closing(ocp.CheckpointManager(folder, options=options)) as manager:
             yield manager
@@ -204,6 +207,8 @@ def _only_reading(path: Path) -> Iterator[ocp.CheckpointManager]:
         raise InputError(
             f"checkpoint {path} is damaged ({told[0]:.200}); the run's own command sets it aside and computes it again"
         ) from error
+    finally:
+        logger.setLevel(before)
 
 
 def _check(sound: bool, problem: str) -> None:
