@@ -129,14 +129,22 @@ def test_a_program_of_few_steps_compiles_one_number_of_places() -> None:
     assert step_places(np.full(31, 10), 64) == (64,)
 
 
-def test_the_last_number_is_enough_for_any_batch_and_the_one_before_for_nearly_all() -> None:
+@pytest.mark.parametrize(("steps", "sizes"), [(32, 2), (256, 3), (1024, 4)])
+def test_more_steps_a_round_are_worth_more_numbers_and_the_last_is_enough_for_any(steps: int, sizes: int) -> None:
+    tokens = np.random.default_rng(0).integers(100, 200, steps)
+    places = step_places(tokens, 1024)
+    assert len(places) == sizes
+    assert places[-1] == 1024
+    assert list(places) == sorted(places)
+    computed = np.array(places)[np.searchsorted(places, tokens)].sum()
+    assert computed < 1.5 * tokens.sum()  # of 1,024 places each they would be six times as many
+
+
+def test_many_lanes_take_one_number_that_is_enough_for_nearly_all() -> None:
     tokens = np.random.default_rng(0).integers(100, 200, 4000)
     tokens[:3] = 900
-    places = step_places(tokens, 1024)
-    assert len(places) == 4
-    assert places[-1] == 1024
-    assert 199 <= places[-2] <= 208
-    assert list(places) == sorted(places)
+    assert step_places(tokens, 1024, on_cpu=False) == (208, 1024)  # 199 in steps of 16
+    assert step_places(tokens[:31], 1024, on_cpu=False) == (1024,)
 
 
 def test_the_tokens_of_a_batch_are_those_of_its_rows() -> None:

@@ -1,14 +1,17 @@
 """Few sizes in which batches of unequal size are computed, since each is a compilation more: NumPy alone."""
 
+import bisect
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 MOST_SIZES, CHOICES = 4, 32
-# Token places of a training step: so many tokens apart, one size more for so many steps a round, and the largest but
-# the whole is enough for this share of the steps. It is what many lanes need, of which the fullest batch decides.
-PLACES_STEP, STEPS_PER_SIZE, ENOUGH = 16, 32, 0.999
+# Token places of a training step: so many tokens apart; a first, second and third size beside the whole where a round
+# has so many steps, since each takes seconds to compile and the first gains the most.
+PLACES_STEP, STEPS_FOR_SIZES = 16, (32, 256, 1024)
+# Of many lanes the fullest decides, so that there is one size beside the whole, enough for this share of the steps.
+ENOUGH = 0.999
 
 
 def few_sizes(needed: np.ndarray, step: int, most: int) -> tuple[int, ...]:
@@ -33,14 +36,13 @@ def step_places(tokens: np.ndarray, whole: int, on_cpu: bool = True) -> tuple[in
 
     Args:
       tokens: i[steps], of the batches of a round.
-      on_cpu: else there are many lanes, of which the fullest decides, and compiling takes long: two numbers.
+      on_cpu: else there are many lanes.
     """
-    most = min(MOST_SIZES - 1 if on_cpu else 1, len(tokens) // STEPS_PER_SIZE)
-    if not most:
-        return (whole,)
-    longest = int(np.quantile(tokens, ENOUGH, method="higher"))
-    longest = min(-(-longest // PLACES_STEP) * PLACES_STEP, whole)
-    return tuple(sorted({*few_sizes(np.append(tokens[tokens <= longest], longest), PLACES_STEP, most), whole}))
+    most = bisect.bisect(STEPS_FOR_SIZES, len(tokens))
+    if on_cpu or not most:
+        return few_sizes(np.append(tokens, whole), PLACES_STEP, 1 + most)
+    enough = int(np.quantile(tokens, ENOUGH, method="higher"))
+    return tuple(sorted({min(-(-enough // PLACES_STEP) * PLACES_STEP, whole), whole}))
 
 
 def batch_tokens(tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
