@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Curves(NamedTuple):
     """Where the numbers of one cell go."""
 
     log: Callable[[Mapping[str, float], int], Any]  # (tag -> value, round)
-    end: Callable[[], Any]
+    end: Callable[[bool], Any]  # whether the run came to its end
 
 
 def _tensorboard(tracked: Tracked) -> Curves:
@@ -51,7 +51,7 @@ def _tensorboard(tracked: Tracked) -> Curves:
             writer.add_scalar(tag, value, round_)
         writer.flush()
 
-    return Curves(log, writer.close)
+    return Curves(log, lambda ended: writer.close())  # noqa: ARG005
 
 
 def _mlflow(tracked: Tracked) -> Curves:
@@ -72,7 +72,7 @@ def _mlflow(tracked: Tracked) -> Curves:
         now = int(1000 * time.time())
         client.log_batch(run, [Metric(tag, value, now, round_) for tag, value in values.items()])
 
-    return Curves(log, lambda: client.set_terminated(run))
+    return Curves(log, lambda ended: client.set_terminated(run, "FINISHED" if ended else "KILLED"))
 
 
 def _wandb(tracked: Tracked) -> Curves:
@@ -90,7 +90,7 @@ def _wandb(tracked: Tracked) -> Curves:
         resume="allow",
         reinit="create_new",
     )
-    return Curves(lambda values, round_: run.log(dict(values), step=round_), run.finish)
+    return Curves(lambda values, round_: run.log(dict(values), step=round_), lambda ended: run.finish(int(not ended)))
 
 
 def _trackio(tracked: Tracked) -> Curves:
@@ -101,7 +101,7 @@ def _trackio(tracked: Tracked) -> Curves:
     run = trackio.init(
         project=tracked.experiment, name=tracked.cell, config=dict(tracked.settings), resume="allow", embed=False
     )
-    return Curves(lambda values, round_: run.log(dict(values), step=round_), run.finish)
+    return Curves(lambda values, round_: run.log(dict(values), step=round_), lambda ended: run.finish())  # noqa: ARG005
 
 
 # Name -> what must be installed, and what starts the curves of a cell.
@@ -123,7 +123,8 @@ def check(tracker: str) -> None:
 def curves(
     tracker: str, experiment: str, settings: Mapping[str, Mapping[str, Any]], out: Path
 ) -> Iterator[Callable[[Event], None]]:
-    """A function that is told of a run's events and writes what they hold.
+    """A function that is told of a run's events and writes what they hold. A tracker that fails ends the run, whose
+    round is stored by then: the same command goes on.
 
     Tags: PROTOCOL/avg, /worst and /gap in [0, 1], train_loss, rows_per_second, seconds, and the rule's diagnostics.
 
@@ -131,23 +132,26 @@ def curves(
       settings: cell -> its settings, nested.
     """
     begun: dict[str, Curves] = {}
+    ended = False
 
     def notify(event: Event) -> None:
         if not isinstance(event, Finished):
             return
-        found: dict[str, dict[str, float]] = {}
+        told: dict[str, dict[str, float]] = {}
         for cell, tag, value in scalars(event):
-            found.setdefault(cell, {})[tag] = value
-        for cell, values in found.items():
+            told.setdefault(cell, {})[tag] = value
+        for cell, values in told.items():
             if cell not in begun:
                 begun[cell] = TRACKERS[tracker][1](Tracked(experiment, cell, dict(dotted(settings[cell])), out))
             begun[cell].log(values, event.round)
 
     try:
         yield notify
+        ended = True
     finally:
-        for each in begun.values():
-            each.end()
+        with ExitStack() as all_of_them:
+            for each in begun.values():
+                all_of_them.callback(each.end, ended)
 
 
 def scalars(event: Finished) -> Iterator[tuple[str, str, float]]:
