@@ -1,5 +1,6 @@
 """What lies in the cache folder is never believed unseen, and never needed."""
 
+import dataclasses
 import gzip
 import logging
 import multiprocessing
@@ -72,9 +73,8 @@ def test_no_byte_of_a_cache_file_can_change_what_is_read(
 
 
 def test_a_cache_file_of_another_corpus_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    other = Texts(*(*TINY.__dict__.values(),)[:-1], "another")
     expected = corpus(tmp_path / "a")
-    corpus(tmp_path / "b", Texts(**other.__dict__ | {"train_texts": ["c c c", "e", "a a"]}))
+    corpus(tmp_path / "b", dataclasses.replace(TINY, fingerprint="another", train_texts=["c c c", "e", "a a"]))
     (mine,), (others,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
     mine.write_bytes(others.read_bytes())
     assert corpus(tmp_path / "a") == expected
