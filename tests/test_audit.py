@@ -39,13 +39,14 @@ from fedjax_paradox.terminal import audit as audit_text
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
 
 
-def make(train, test=(50, 50, 50), holdout=None, available=None):
+def make(train, test=(50, 50, 50), holdout=None, available=None, scored=None):
     train = np.array(train)
     return Setting(
         train,
         np.zeros_like(train) if holdout is None else np.array(holdout),
         np.array(test),
         train.any(axis=1) if available is None else np.array(available),
+        np.full(len(train), True) if scored is None else np.array(scored),
     )
 
 
@@ -82,7 +83,7 @@ def test_mixtures_give_what_the_protocols_count(drawn, test_counts):
     right, test_right = generator.random(len(labels)) < 0.6, generator.random(len(test_labels)) < 0.6
     view = View(right, test_right, labels, test_labels, train, holdout, 3)
     by_class = partial(class_counts, labels=labels, num_classes=3)
-    setting = Setting(by_class(train), by_class(holdout), np.array(test_counts), np.full(len(rows), True))
+    setting = Setting(by_class(train), by_class(holdout), np.array(test_counts), *np.full((2, len(rows)), True))
 
     def recall(correct, labels, rows):
         return np.array([correct[rows][labels[rows] == c].mean() if (labels[rows] == c).any() else 0 for c in range(3)])
@@ -538,3 +539,14 @@ def test_names_are_inert_on_a_terminal(tmp_path):
     said = audit_text.report(audit(cells(load(config)), tmp_path / "cache"))
     assert not [letter for letter in said if unicodedata.category(letter)[0] == "C" and letter != "\n"]
     assert "\\x1b[31mred\\u202edlo[/x]\\r" in said.replace("\n", "")
+
+
+def test_clients_that_are_not_scored_are_in_no_finding_of_a_protocol():
+    counts = [[40, 0, 0], [0, 40, 0], [20, 20, 0], [5, 0, 0]]
+    setting = make(counts, scored=[True, True, True, False])
+    found = findings(setting, "label_matched")
+    (single,) = found["single-class-recall"]
+    assert list(single.numbers["classes"]) == [0, 1]
+    # The same as of a partition that has the three alone.
+    assert found["noise-gap"] == findings(make(counts[:3]), "label_matched")["noise-gap"]
+    assert "few-evaluation-rows" not in findings(setting, "train_rows")

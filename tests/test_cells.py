@@ -85,6 +85,7 @@ OTHER = {
     "participation": 0.5,
     "rounds": 3,
     "evaluate_every": 2,
+    "evaluate_clients": 2,
     "partition.kind": "iid",
     "partition.min_client_rows": 3,
     "partition.shards_per_client": 3,
@@ -109,7 +110,7 @@ MODELS["minilm"] |= {"dropout": 0.3, "lora_dropout": 0.3, "attention_dropout": 0
 OTHER |= {f"local.{key}": value for key, value in LOCAL.items()}
 OTHER |= {f"models.{model}.{key}": value for model, values in MODELS.items() for key, value in values.items()}
 FREE = {"name", "rounds", "corpus.files.train", "corpus.files.test", "models.minilm.weights"}
-FREE |= {"evaluate_every", "lanes", "checkpoints_kept", "max_cells"}
+FREE |= {"evaluate_every", "evaluate_clients", "lanes", "checkpoints_kept", "max_cells"}
 BASE = "corpus: {files: {train: t.csv, test: s.csv}}\nlocal: {objective: fedprox}\n"
 BASE += "models: {mine: {architecture: 'my.pkg:net'}}"
 

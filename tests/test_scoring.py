@@ -1,10 +1,11 @@
-"""`evaluate_every`: clients are scored after some rounds alone, with the numbers that they have where all are."""
+"""`evaluate_every`, `evaluate_clients`: some rounds or clients are scored, with the numbers they have among all."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import toy
 
+from fedjax_paradox.analysis.opening import open_folder
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import cells, history
 from fedjax_paradox.sweep.run import Finished
@@ -83,3 +84,51 @@ def test_a_cell_that_diverges_is_scored_as_it_was_before(config, tmp_path):
     mine = pc.equal(table["cell"], name)
     assert table.filter(mine).equals(of_rounds(whole.filter(pc.equal(whole["cell"], name)), last))
     assert toy.execute(config, tmp_path / "some", *DIVERGING, f"evaluate_every={step}").equals(table)
+
+
+# ---- evaluate_clients
+
+SEEDS = ("grid.partition_seed=[1, 2]",)
+
+
+def scored_in(table: pa.Table) -> dict[tuple[int, int, str], list[int]]:
+    """(partition seed, round, rule) -> who was scored."""
+    found: dict[tuple[int, int, str], list[int]] = {}
+    rows = table.filter(pc.equal(table["protocol"], table["protocol"][0])).to_pylist()
+    for row in rows:
+        found.setdefault((row["partition_seed"], row["round"], row["rule"]), []).append(row["client"])
+    return found
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "ditto"])
+def test_clients_that_are_scored_have_the_numbers_that_they_have_among_all(config, tmp_path, rule):
+    setting = ("model=bag", "rounds=2", f"rule={rule}", *SEEDS)
+    every = toy.execute(config, tmp_path / "every", *setting)
+    some = toy.execute(config, tmp_path / "some", *setting, "evaluate_clients=2")
+    drawn = scored_in(some)
+    assert all(len(clients) == 2 for clients in drawn.values())
+    for (seed, round_, _), clients in drawn.items():
+        assert clients == drawn[seed, 1, rule]  # the same in every round
+        mine = pc.and_(pc.equal(every["partition_seed"], seed), pc.equal(every["round"], round_))
+        mine = pc.and_(mine, pc.is_in(every["client"], pa.array(clients, pa.int32())))
+        theirs = pc.and_(pc.equal(some["partition_seed"], seed), pc.equal(some["round"], round_))
+        assert some.filter(theirs).equals(every.filter(mine))
+
+
+def test_the_draw_is_of_the_partition_alone_and_prefers_clients_with_rows(config, tmp_path):
+    # The toy's partition at this alpha leaves clients empty.
+    skewed = ("model=bag", "rounds=1", "alpha=0.02", "grid.rule=[fedavg, afl]", "grid.seed=[1, 2]", *SEEDS)
+    table = toy.execute(config, tmp_path, *skewed, "evaluate_clients=2")
+    drawn = scored_in(table)
+    assert len({tuple(clients) for (seed, *_), clients in drawn.items() if seed == 1}) == 1
+    assert min(table["train_rows"].to_pylist()) > 0
+    assert 0 in toy.execute(config, tmp_path / "every", *skewed)["train_rows"].to_pylist()
+
+
+def test_more_than_there_are_is_all_and_the_folder_opens(config, every, tmp_path):
+    assert toy.execute(config, tmp_path / "all", *BAG, "evaluate_clients=1000").equals(every)
+    toy.execute(config, tmp_path / "some", *BAG, "evaluate_clients=2", "rounds=3")
+    table = toy.execute(config, tmp_path / "some", *BAG, "evaluate_clients=2")  # goes on
+    assert open_folder(tmp_path / "some").table.num_rows == table.num_rows == every.num_rows * 2 // 5
+    with pytest.raises(InputError, match="scored by 2 clients, got evaluate_clients=null; keep to evaluate_clients=2"):
+        toy.execute(config, tmp_path / "some", *BAG)

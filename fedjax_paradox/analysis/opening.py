@@ -136,7 +136,7 @@ def _problem(table: pa.Table, known: Mapping[str, Cell]) -> str:
     # Sums of weighted recalls may pass the total by rounding.
     if not (np.isfinite(correct) & (correct >= 0) & (correct <= total * (1 + 1e-6))).all():
         return "a client has fewer than 0 or more than all rows correct"
-    return "" if _complete(table) else "a round does not have every client exactly once"
+    return "" if _complete(table, known) else "a round does not have every client exactly once"
 
 
 def _contradiction(
@@ -157,14 +157,17 @@ def _contradiction(
     return ""
 
 
-def _complete(table: pa.Table) -> bool:
+def _complete(table: pa.Table, known: Mapping[str, Cell]) -> bool:
+    """Whether as many clients as are scored have a row each, of a number that there is."""
     groups = table.group_by(["cell", "round", "protocol", "num_clients"]).aggregate(
         [("client", "count"), ("client", "count_distinct"), ("client", "min"), ("client", "max")]
     )
     clients = groups["num_clients"].to_numpy()
+    most = [known[name].evaluate_clients or np.inf for name in groups["cell"].to_pylist()]
+    scored = np.minimum(clients, np.array(most))
     return bool(
-        (groups["client_count"].to_numpy() == clients).all()
-        and (groups["client_count_distinct"].to_numpy() == clients).all()
-        and (groups["client_min"].to_numpy() == 0).all()
-        and (groups["client_max"].to_numpy() == clients - 1).all()
+        (groups["client_count"].to_numpy() == scored).all()
+        and (groups["client_count_distinct"].to_numpy() == scored).all()
+        and (groups["client_min"].to_numpy() >= 0).all()
+        and (groups["client_max"].to_numpy() < clients).all()
     )

@@ -17,6 +17,9 @@ from fedjax_paradox.config.validation import validated
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.text import printable
 
+# Settings that decide who is scored after which rounds, and no number of those who are.
+SCORING = {"evaluate_every": True, "evaluate_clients": True}
+
 
 def cells(experiment: Experiment) -> list[Cell]:
     """The product of the grid's axes, the last one fastest; InputError for an invalid or repeated cell, or too many."""
@@ -120,7 +123,14 @@ def _canonical(part: BaseModel, exclude: Any = None) -> str:
 
 def structure(cell: Cell) -> tuple[Hashable, ...]:
     """Cells with equal structure share one compiled program; everything else about them is data."""
-    shared = (_canonical(cell.corpus), cell.model, cell.rounds, cell.evaluate_every, cell.protocols)
+    shared = (
+        _canonical(cell.corpus),
+        cell.model,
+        cell.rounds,
+        cell.evaluate_every,
+        cell.evaluate_clients,
+        cell.protocols,
+    )
     architecture = _canonical(cell.architecture, set(DROPOUT_RATES))
     undropped = tuple(getattr(cell.architecture, name, 0.0) == 0.0 for name in DROPOUT_RATES)
     objective, numbers = parse_call(cell.local.objective)
@@ -130,18 +140,19 @@ def structure(cell: Cell) -> tuple[Hashable, ...]:
 
 
 def content_hash(experiment: Experiment) -> str:
-    """16 hex digits of the SHA-256 of all cells; name, lanes, checkpoints_kept and evaluate_every stay out."""
-    lines = sorted(_canonical(cell, {"architecture": {"local"}, "evaluate_every": True}) for cell in cells(experiment))
+    """16 hex digits of the SHA-256 of all cells; name, lanes, checkpoints_kept and who is scored when stay out."""
+    unread = {"architecture": {"local"}, **SCORING}
+    lines = sorted(_canonical(cell, unread) for cell in cells(experiment))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def identity(cell: Cell) -> dict[str, Any]:
     """The settings that decide a cell's numbers, for JSON: cells where they and the inputs are equal are one run, of
-    which one may be longer. Names, rounds, those that are scored, and the places of files and weights stay out."""
+    which one may be longer. Names, rounds, who is scored when, and the places of files and weights stay out."""
     exclude: Any = {
         "name": True,
         "rounds": True,
-        "evaluate_every": True,
+        **SCORING,
         "corpus": {"files", "revision"},
         "architecture": {"local", "weights", "revision"},
     }

@@ -268,6 +268,9 @@ class Point(_Section):
     """Rounds of federated training."""
     evaluate_every: Amount = 1
     """Clients are scored after every so many rounds, and after the last."""
+    evaluate_clients: Amount | None = None
+    """How many clients are scored: the same draw in all rounds and for all methods of a partition, of those with train
+    rows first; null: all."""
     partition: Partition = Partition()
     """Who holds what."""
     partition_seed: Seed = 42

@@ -17,6 +17,7 @@ from fedjax_paradox.evaluation.mixtures import (
     effective_rows,
     equal_accuracy,
     equal_rows,
+    evaluated,
     noise_gap,
 )
 
@@ -58,7 +59,7 @@ def audit_protocol(
     if protocol not in EVALUATIONS:
         sentence = f"{protocol} is no protocol of this package; which rows it scores is not known here."
         return [Finding("protocol-unknown", sentence, {"protocol": protocol})]
-    evaluation = EVALUATIONS[protocol](setting)
+    evaluation = evaluated(protocol, setting)
     groups = equal_accuracy(evaluation)
     return [
         *_trained_rows(protocol, evaluation),
@@ -122,7 +123,7 @@ def _trained_rows(protocol: str, evaluation: Evaluation) -> list[Finding]:
 
 
 def _undefined(setting: Setting, evaluation: Evaluation) -> list[Finding]:
-    clients = np.flatnonzero(setting.train.any(axis=1) & ~defined(evaluation))
+    clients = np.flatnonzero(setting.scored & setting.train.any(axis=1) & ~defined(evaluation))
     if len(clients) == 0:
         return []
     sentence = (
@@ -185,7 +186,7 @@ def with_observed(findings: Sequence[Finding], protocol: str, setting: Setting, 
     """The same, the gap that noise makes being that at the clients' mean accuracy as a run observed it."""
     if protocol not in EVALUATIONS:
         return list(findings)
-    (noise,) = _noise(EVALUATIONS[protocol](setting), accuracy, observed=True)
+    (noise,) = _noise(evaluated(protocol, setting), accuracy, observed=True)
     return [noise if finding.code == noise.code else finding for finding in findings]
 
 

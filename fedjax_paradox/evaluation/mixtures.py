@@ -19,6 +19,7 @@ class Setting(NamedTuple):
     holdout: np.ndarray  # i[K, C], rows kept out of training
     test: np.ndarray  # i[C], rows of the official test split
     available: np.ndarray  # bool[K], may take part in training
+    scored: np.ndarray  # bool[K]
 
 
 class Evaluation(NamedTuple):
@@ -56,6 +57,13 @@ EVALUATIONS: dict[str, Callable[[Setting], Evaluation]] = {
     "label_matched": lambda s: Evaluation(_filtered_rows(s), _normalised(s.train * (s.test > 0)), True),
     "global": lambda s: Evaluation(_global_rows(s), _normalised(_global_rows(s)), True),
 }
+
+
+def evaluated(protocol: str, setting: Setting) -> Evaluation:
+    """What a protocol of `EVALUATIONS` gives those who are scored."""
+    every = EVALUATIONS[protocol](setting)
+    own = setting.scored[:, None]
+    return every._replace(rows=every.rows * own, mixture=every.mixture * own)
 
 
 def effective_rows(evaluation: Evaluation) -> np.ndarray:

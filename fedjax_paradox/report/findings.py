@@ -43,7 +43,9 @@ def audit_folders(reading: Reading, cache_folder: Path) -> Audits:
         by_name = {name: one for one in found for name in one.cells}
         owned = {name: origin for name, (owner, origin) in reading.origin.items() if owner == index and name in rows}
         ours = {name: by_name[origin] for name, origin in owned.items() if origin in by_name}
-        if all(np.array_equal(one.setting.train.sum(axis=1), rows[name]) for name, one in ours.items()):
+        if all(
+            np.array_equal(one.setting.train.sum(axis=1)[one.setting.scored], rows[name]) for name, one in ours.items()
+        ):
             audits.by_cell.update(ours)
         else:
             audits.missing.append(
@@ -101,7 +103,7 @@ def _all_rows(table: pa.Table) -> dict[str, set[str]]:
 
 
 def train_rows(table: pa.Table) -> dict[str, np.ndarray]:
-    """Cell -> i[K], the clients' train rows."""
+    """Cell -> i[S], train rows of the clients that are scored."""
     first = table.group_by(["cell", "client"], use_threads=False).aggregate([("train_rows", "min")])
     found: dict[str, dict[int, int]] = {}
     for row in first.to_pylist():

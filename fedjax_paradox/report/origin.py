@@ -62,8 +62,13 @@ def _facts(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
     versions = packages.items() if isinstance(packages, Mapping) else ()
     rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
     protocols = dict.fromkeys(protocol for cell in folder.cells for protocol in cell.protocols)
+    some = dict.fromkeys(str(cell.evaluate_clients) for cell in folder.cells if cell.evaluate_clients)
+    if some:
+        facts["clients scored"] = f"a draw of {', '.join(some)}"
     return facts | {
-        "train rows": " to ".join(f"{count:,}" for count in dict.fromkeys((*rows[:1], *rows[-1:]))),
+        f"train rows{' of those scored' * bool(some)}": " to ".join(
+            f"{count:,}" for count in dict.fromkeys((*rows[:1], *rows[-1:]))
+        ),
         "cells": str(len(folder.cells)),
         "protocols": ", ".join(protocols),
         "config hash": _told(record, "hash"),

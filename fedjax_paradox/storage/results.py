@@ -35,18 +35,20 @@ SCHEMA = pa.schema(
 
 
 def records(
-    facts: Mapping[str, Any], train_rows: np.ndarray, counts: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    facts: Mapping[str, Any],
+    clients: np.ndarray,
+    train_rows: np.ndarray,
+    counts: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> pa.Table:
     """Rows of one cell in one round.
 
     Args:
       facts: the columns that are the same in every row (cell ... round).
-      train_rows: i[K]; counts: protocol -> (correct f[K], total i[K]).
+      clients: i[S], who was scored; train_rows: i[S]; counts: protocol -> (correct f[S], total i[S]).
     """
-    clients = len(train_rows)
-    columns = {name: [value] * (clients * len(counts)) for name, value in facts.items()}
-    columns["protocol"] = [protocol for protocol in counts for _ in range(clients)]
-    columns["client"] = list(range(clients)) * len(counts)
+    columns = {name: [value] * (len(clients) * len(counts)) for name, value in facts.items()}
+    columns["protocol"] = [protocol for protocol in counts for _ in clients]
+    columns["client"] = clients.tolist() * len(counts)
     columns["train_rows"] = train_rows.tolist() * len(counts)
     columns["correct"] = np.concatenate([correct for correct, _ in counts.values()]).tolist()
     columns["total"] = np.concatenate([total for _, total in counts.values()]).tolist()

@@ -31,6 +31,7 @@ _SHARED = {
     "partition_seed",
     "min_participant_rows",
     "protocols",
+    "evaluate_clients",
 }
 
 
@@ -142,6 +143,7 @@ def _setting(cell: Cell, texts: Texts) -> Setting:
         holdout=class_counts(clients.holdout, texts.train_labels, classes),
         test=np.bincount(texts.test_labels, minlength=classes),
         available=np.isin(np.arange(cell.num_clients), clients.available),
+        scored=np.isin(np.arange(cell.num_clients), clients.scored),
     )
 
 

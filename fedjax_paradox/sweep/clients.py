@@ -15,12 +15,17 @@ from fedjax_paradox.sweep.extensions import check_partition, partitioner
 
 
 class Clients(NamedTuple):
-    """One cell's clients: K row-index arrays each, class counts i64[K, C], and who can take part."""
+    """One cell's clients: K row-index arrays each, class counts i64[K, C], who can take part, and who is scored."""
 
     train: split.Partition
     holdout: split.Partition
     class_counts: np.ndarray
     available: np.ndarray
+    scored: np.ndarray  # i[S], ascending
+
+    def rows_of_scored(self) -> tuple[split.Partition, split.Partition]:
+        """(train rows, held-out rows) of each of them."""
+        return [self.train[client] for client in self.scored], [self.holdout[client] for client in self.scored]
 
 
 class Attending(NamedTuple):
@@ -74,7 +79,20 @@ def divide(cell: Cell, corpus: Corpus | Texts) -> Clients:
             f"cell {cell.name}: no client has min_participant_rows={cell.min_participant_rows} train rows "
             f"(the largest has {counts.sum(axis=1).max()}); lower it"
         )
-    return Clients(train, holdout, counts, available)
+    return Clients(train, holdout, counts, available, _scored(cell, counts.sum(axis=1)))
+
+
+# Keeps the draw apart from others of a partition seed.
+_SCORED = 3
+
+
+def _scored(cell: Cell, rows: np.ndarray) -> np.ndarray:
+    """i[S], who is scored, ascending: all, or a draw of the partition; rows: i[K], train rows."""
+    count = cell.evaluate_clients or len(rows)
+    if count >= len(rows):
+        return np.arange(len(rows))
+    drawn = np.random.default_rng([cell.partition_seed, _SCORED]).permutation(len(rows))
+    return np.sort(drawn[np.argsort(rows[drawn] == 0, kind="stable")][:count])
 
 
 def attending(cell: Cell, clients: Clients, pooled: bool, round_: int) -> list[Attending]:

@@ -289,7 +289,7 @@ def _protocols(cell: Cell, corpus: Corpus, clients: Sequence[Clients]) -> dict[s
     protocols = {name: protocol_of(*parse_call(name)) for name in cell.protocols}
     train, test, classes = corpus.train_labels, corpus.test_labels, len(corpus.classes)
     nothing = np.zeros(len(train), bool), np.zeros(len(test), bool)
-    views = [View(*nothing, train, test, one.train, one.holdout, classes) for one in clients]
+    views = [View(*nothing, train, test, *one.rows_of_scored(), classes) for one in clients]
     for name, view in itertools.product(set(protocols) - set(PROTOCOLS), views):
         check_counts(name, protocols[name].counts, view)
     return protocols
@@ -386,7 +386,8 @@ def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients
     needed[train:] = True
     reads = {kind for protocol in protocols.values() for kind in protocol.reads}
     for one in clients:
+        held = dict(zip(("train", "holdout"), one.rows_of_scored(), strict=True))
         for kind in reads:
-            for rows in getattr(one, kind):
+            for rows in held[kind]:
                 needed[rows] = True
     return np.flatnonzero(needed).astype(np.int32)

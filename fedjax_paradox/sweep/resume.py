@@ -4,6 +4,7 @@ A folder holds cells, each with its own identity. Those that are finished stay a
 newest sound checkpoint, and cells that the experiment no longer has are kept.
 """
 
+import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -81,12 +82,14 @@ def _check_scored(
     out: Path, stored: Mapping[str, Entry], renamed: Mapping[str, str], wanted: Mapping[str, Entry]
 ) -> None:
     """What was not scored cannot be scored later, so that a folder keeps to its rounds."""
-    for old, new in renamed.items():
-        before, now = (json.loads(e.settings).get("evaluate_every", 1) for e in (stored[old], wanted[new]))
+    told = {"evaluate_every": ("after every {} rounds", 1), "evaluate_clients": ("by {} clients", None)}
+    for (old, new), (key, (how, default)) in itertools.product(renamed.items(), told.items()):
+        before, now = (json.loads(e.settings).get(key, default) for e in (stored[old], wanted[new]))
         if before != now:
+            held, asked = ("null" if value is None else value for value in (before, now))
             raise InputError(
-                f"--out {out} holds {new} scored after every {before} rounds, got evaluate_every={now}; keep to "
-                f"evaluate_every={before}, or choose another --out"
+                f"--out {out} holds {new} scored {how.format('all' if before is None else before)}, got {key}={asked}; "
+                f"keep to {key}={held}, or choose another --out"
             )
 
 
@@ -184,7 +187,7 @@ def _with_parts(out: Path, standing: Standing, program: Program, states: Mapping
         entries |= {name: _with_end(entries[name], found.ended) for name in names.values()}
         rounds = scored_rounds(cell, found.done, found.ended is not None)
         table = _with_copies(_believed(table, found, rounds), found.leader, [cell, *(twin.cell for twin in twins)])
-        _check_complete(out, table, cell, rounds)
+        _check_complete(out, table, cell, rounds, program.clients[index].scored.tolist())
         reached |= dict.fromkeys(names.values(), found.done)
         if found.ended or found.done >= cell.rounds:
             finished += len(names)
@@ -237,11 +240,11 @@ def facts(cell: Cell) -> dict[str, object]:
     return {"cell": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
-def _check_complete(out: Path, table: pa.Table, cell: Cell, rounds: Collection[int]) -> None:
+def _check_complete(out: Path, table: pa.Table, cell: Cell, rounds: Collection[int], scored: Sequence[int]) -> None:
     """Every (round, protocol, client) of the rounds after which a cell was scored stands there exactly once."""
     rows = table.filter(pa.array(table["cell"].to_numpy() == cell.name))
     found = rows.group_by(["round", "protocol", "client"]).aggregate([([], "count_all")])
-    wanted = {(r, p, c) for r in rounds for p in cell.protocols for c in range(cell.num_clients)}
+    wanted = {(r, p, c) for r in rounds for p in cell.protocols for c in scored}
     held = set(zip(*(found[name].to_pylist() for name in ("round", "protocol", "client")), strict=True))
     if held == wanted and rows.num_rows == len(wanted):
         return
@@ -255,9 +258,11 @@ def _check_complete(out: Path, table: pa.Table, cell: Cell, rounds: Collection[i
 
 def ordered(table: pa.Table, ranks: Mapping[str, tuple[int, int]]) -> pa.Table:
     """By program, round and place in it, whatever was trained first; cells of other experiments come before."""
-    names = table["cell"].to_pylist()
+    found = table["cell"].combine_chunks().dictionary_encode()
+    names = found.dictionary.to_pylist()
     # Those that the experiment no longer has, by their names.
     others = {name: (-1, place) for place, name in enumerate(sorted(set(names) - set(ranks)))}
-    rank = np.array([ranks.get(name) or others[name] for name in names], np.int64).reshape(-1, 2)
+    own = np.array([ranks.get(name) or others[name] for name in names], np.int64).reshape(-1, 2)
+    rank = own[found.indices.to_numpy()]
     order = np.lexsort((rank[:, 1], table["round"].to_numpy(), rank[:, 0]))
     return table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))

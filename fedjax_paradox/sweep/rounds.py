@@ -165,10 +165,10 @@ def _batches(rows: np.ndarray, program: Program) -> np.ndarray:
 
 
 def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, Counts]:
-    """Every protocol's (correct f64[K], total i64[K]) of one cell.
+    """Every protocol's (correct f64[S], total i64[S]) of one cell's clients that are scored.
 
     Args:
-      classes: i32[rows], the model's class for each row of `predicted`; i32[K, rows] where every client has its own.
+      classes: i32[rows], the model's class for each row of `predicted`; i32[S, rows] where every client has its own.
     """
     if classes.ndim == 1:
         view = _view(program, index, classes)
@@ -191,4 +191,4 @@ def _view(program: Program, index: int, classes: np.ndarray) -> View:
     correct = np.zeros(len(labels), bool)
     correct[program.predicted] = labels[program.predicted] == classes
     rows = (correct[:train], correct[train:], corpus.train_labels, corpus.test_labels)
-    return View(*rows, one.train, one.holdout, len(corpus.classes))
+    return View(*rows, *one.rows_of_scored(), len(corpus.classes))

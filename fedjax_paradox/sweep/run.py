@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pyarrow as pa
 
@@ -307,12 +308,20 @@ def _scores(
     late = [index for index in ended if round_ - 1 not in scored_rounds(program.cells[index], round_ - 1)]
     if not scored and not late:
         return results.SCHEMA.empty_table(), results.SCHEMA.empty_table()
-    predicted = predict(program, globals_ if every is None else every(globals_, states), frozen, batches)
+    models_ = globals_ if every is None else _of_scored(program, every(globals_, states))
+    predicted = predict(program, models_, frozen, batches)
     return _table(program, round_, predicted, scored), _table(program, round_ - 1, predicted, late)
 
 
+def _of_scored(program: Program, served: Tree) -> Tree:
+    """Of models [P * num_clients, ...] those of the clients that are scored, [P * S, ...]."""
+    clients = program.cells[0].num_clients
+    chosen = np.concatenate([clients * index + one.scored for index, one in enumerate(program.clients)])
+    return served if len(chosen) == clients * len(program.cells) else jax.tree.map(lambda leaf: leaf[chosen], served)
+
+
 def _table(program: Program, round_: int, predicted: np.ndarray, scored: Sequence[int]) -> pa.Table:
-    """The rows of some cells, and of their twins; predicted: i32[M, rows], of P or P K models."""
+    """The rows of some cells, and of their twins; predicted: i32[M, rows], of P or P S models."""
     tables = [results.SCHEMA.empty_table()]
     classes = predicted
     if program.engine.serve is not None:
@@ -320,7 +329,8 @@ def _table(program: Program, round_: int, predicted: np.ndarray, scored: Sequenc
     for index in scored if round_ else ():
         alike: list[Cell] = [program.cells[index], *(twin.cell for twin in program.twins if twin.of == index)]
         counts = measure(program, index, classes[index])
-        train_rows = program.clients[index].class_counts.sum(axis=1)
+        scored_clients = program.clients[index].scored
+        train_rows = program.clients[index].class_counts[scored_clients].sum(axis=1)
         common = {"corpus": program.corpus.name, "round": round_}
-        tables += [results.records({**facts(cell), **common}, train_rows, counts) for cell in alike]
+        tables += [results.records({**facts(cell), **common}, scored_clients, train_rows, counts) for cell in alike]
     return pa.concat_tables(tables)

@@ -51,6 +51,7 @@ def _plan(program: Program, cost: Plan) -> str:
         lines.append(
             f"cell {cell.name}: {len(sizes)} clients of {sizes.min():,} to {sizes.max():,} train rows"
             + (f"; {out} take no part, {(sizes == 0).sum()} of them empty" if out else "")
+            + (f"; a draw of {len(clients.scored):,} is scored" if len(clients.scored) < len(sizes) else "")
         )
     lines += [
         f"cell {twin.cell.name}: the same run as {program.cells[twin.of].name} by construction, trained once"
