@@ -198,8 +198,7 @@ def rounds(
         chex.assert_tree_shape_prefix((told.participants, told.starts, told.messages, told.weights), people.mask.shape)
         inputs = trainer.Round(globals_, hyper, told, {}, data)
         for chunk in schedule.chunks(jobs, LANES, round_):
-            lanes, _ = chosen.advance(lanes, inputs, chunk)
-            buffer = chosen.store(buffer, lanes, inputs, chunk)
+            lanes, buffer, _ = chosen.advance(lanes, buffer, inputs, chunk)
         after, next_states, outcome = chosen.aggregate(states, buffer, inputs)
         assert outcome.finite.all()
         chex.assert_trees_all_equal_shapes_and_dtypes((after, next_states), (globals_, states))

@@ -17,7 +17,8 @@ from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.local import OPTIMIZERS, masked_cross_entropy, sgd
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine, predict
+from fedjax_paradox.federated.packing.engine import RuleGroup, build_engine
+from fedjax_paradox.federated.packing.prediction import predict
 from fedjax_paradox.federated.sparse import Sum
 from fedjax_paradox.federated.trainer import Data, Round, Training, dense
 from fedjax_paradox.federated.types import Hyper, Participants
@@ -107,8 +108,7 @@ def packed_round(engine, cells, globals_, lanes, buffer, slots, round_):
     trained = 0
     inputs = Round(globals_, hyper, told, FROZEN, data)
     for chunk in schedule.chunks(jobs, lanes.loss.shape[0], round_):
-        lanes, count = engine.advance(lanes, inputs, chunk)
-        buffer = engine.store(buffer, lanes, inputs, chunk)
+        lanes, buffer, count = engine.advance(lanes, buffer, inputs, chunk)
         trained += int(count)
     assert trained == sum(int((job.steps >= 0).sum()) for job in jobs)
     return engine.aggregate(states, buffer, inputs)[0], lanes, buffer
@@ -213,8 +213,7 @@ def test_clients_in_another_order_with_their_own_shuffles():
         buffer, told, _ = engine.begin(globals_, states, buffer, people)
         inputs = Round(globals_, hyper, told, FROZEN, data)
         for chunk in schedule.chunks(jobs, 2, 1):
-            lanes, _ = engine.advance(lanes, inputs, chunk)
-            buffer = engine.store(buffer, lanes, inputs, chunk)
+            lanes, buffer, _ = engine.advance(lanes, buffer, inputs, chunk)
         results.append(engine.aggregate(states, buffer, inputs)[0])
     close(*results)
 
@@ -261,7 +260,7 @@ def test_numbers_of_a_rule_are_arguments_of_what_is_compiled():
         inputs = Round(globals_, hyper, told, FROZEN, Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)))
         chunk = next(schedule.chunks([schedule.Job(0, 0, 0, 1, np.zeros((1, BATCH), np.int32))], 1, 1))
         lowered = engine.aggregate.func.lower(*engine.aggregate.args, states, buffer, inputs)
-        texts.append((lowered.as_text(), engine.advance.lower(lanes, inputs, chunk).as_text()))
+        texts.append((lowered.as_text(), engine.advance.lower(lanes, buffer, inputs, chunk).as_text()))
     assert texts[0] == texts[1]
 
 
@@ -327,10 +326,12 @@ def test_the_job_whose_leaves_are_not_finite_gets_the_loss_nan(rule, table):
     hyper = Hyper(*np.array([cell.numbers for cell in cells], np.float32).T)
     job = schedule.Job(1, 2, 0, 1, np.zeros((1, BATCH), np.int32))
     (chunk,) = schedule.chunks([job], 1, 1)
+    segments = chunk.segments._replace(first=chunk.segments.first & False, live=0 * chunk.segments.live)
+    ended = chunk._replace(segments=segments, rows=0 * chunk.rows - 1)  # the lane's job ends as it stands
     for lanes, first in ((engine.start(globals_, 1, 4)[0], 0.0), (poisoned_lane(engine, globals_, table), np.nan)):
         buffer, told, _ = engine.begin(globals_, states, engine.start(globals_, 1, 4)[1], people)
         inputs = Round(globals_, hyper, told, FROZEN, Data(jnp.asarray(TOKENS), jnp.asarray(LABELS)))
-        buffer = engine.store(buffer, lanes, inputs, chunk)
+        _, buffer, _ = engine.advance(lanes, buffer, inputs, ended)
         new, _, outcome = engine.aggregate(states, buffer, inputs)
         np.testing.assert_array_equal(outcome.loss, [[0, 0], [first, 0]])
         assert outcome.finite.tolist() == [True, bool(first == 0)]

@@ -236,8 +236,7 @@ def our_round(
     round_ = Round(globals_, hyper, told, frozen, data)
     with jax.numpy_dtype_promotion("standard"):  # for optax's Adam, as above
         for chunk in schedule.chunks(jobs, lanes, ROUND):
-            state, _ = engine.advance(state, round_, chunk)
-            results = engine.store(results, state, round_, chunk)
+            state, results, _ = engine.advance(state, results, round_, chunk)
     new, _, _ = engine.aggregate(rule_states, results, round_)
     return [{name: leaf[cell] for name, leaf in flat(new).items()} for cell in range(cells)]
 

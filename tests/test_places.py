@@ -1,5 +1,6 @@
 """Only real tokens: a batch's tokens side by side, in how many places, and how lanes choose among few numbers."""
 
+from functools import partial
 from typing import Any
 
 import chex
@@ -13,7 +14,9 @@ from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.local import sgd
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.federated.packing.lanes import advance, empty_lanes
+from fedjax_paradox.federated.packing.buffer import empty_results
+from fedjax_paradox.federated.packing.engine import train
+from fedjax_paradox.federated.packing.lanes import empty_lanes
 from fedjax_paradox.federated.trainer import Data, Round, Told, Training
 from fedjax_paradox.federated.types import Hyper, Participants
 from fedjax_paradox.models.places import first_of_rows, in_rows, places_of, side_by_side
@@ -104,12 +107,10 @@ def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
 
     def trained(places: tuple[int, ...]) -> Any:
         trainer = trainer_of(Training(model.apply, OBJECTIVES["cross_entropy"], sgd, places=places), None)
-        lanes = empty_lanes(trainer, globals_, num_lanes)
-        step, after = jax.jit(lambda lanes, chunk: advance(trainer, lanes, round_, chunk)), []
+        state = empty_lanes(trainer, globals_, num_lanes), empty_results(trainer.keep, globals_, len(jobs), 1)
         for chunk in schedule.chunks(jobs, num_lanes, 1):
-            lanes, _ = step(lanes, chunk)
-            after.append((lanes.state[0], lanes.loss))
-        return after
+            state = jax.jit(partial(train, trainer, trainer.keep))(*state, round_, chunk)
+        return state[1]
 
     # Products of other shapes, over seven steps.
     chex.assert_trees_all_close(trained((32, 4 * LENGTH)), trained(()), rtol=1e-3, atol=1e-5)

@@ -23,22 +23,30 @@ def test_every_step_once_in_order_on_one_lane(steps, num_lanes):
     jobs = made_jobs(steps)
     seen = {job.slot: [] for job in jobs}
     lane_of = {}
-    computed = 0
+    computed, full = 0, []
     for chunk in schedule.chunks(jobs, num_lanes, round_=5):
-        computed += int(chunk.live)
-        assert 1 <= chunk.live <= schedule.CHUNK_STEPS
-        for lane in range(num_lanes):
-            if chunk.slot[lane] >= len(jobs):
-                assert (chunk.rows[lane] == -1).all()
+        every = chunk.segments
+        assert 1 <= chunk.count <= schedule.CHUNK_STEPS
+        assert (np.cumsum(every.live) - every.live)[: chunk.count].tolist() == every.begin[: chunk.count].tolist()
+        total = int(every.live.sum())
+        full.append(total == schedule.CHUNK_STEPS)
+        assert (chunk.rows[:, total:] == -1).all()
+        computed += total
+        for number, lane in itertools.product(range(chunk.count), range(num_lanes)):
+            of = type(every)(*(each[number, lane] if each.ndim == 2 else each[number] for each in every))
+            rows = chunk.rows[lane, of.begin : of.begin + of.live].tolist()
+            assert of.live >= 1
+            if of.slot >= len(jobs):
+                assert np.all(np.array(rows) == -1)
                 continue
-            slot = int(chunk.slot[lane])
+            slot = int(of.slot)
             assert lane_of.setdefault(slot, lane) == lane
-            assert chunk.client[lane] == 7 * slot
-            assert chunk.step[lane] == len(seen[slot])
-            assert bool(chunk.first[lane]) == (len(seen[slot]) == 0)
-            seen[slot].extend(chunk.rows[lane, : chunk.live].tolist())
-            assert (chunk.rows[lane, chunk.live :] == -1).all()
-            assert bool(chunk.last[lane]) == (len(seen[slot]) == steps[slot])
+            assert of.client == 7 * slot
+            assert of.step == len(seen[slot])
+            assert bool(of.first) == (len(seen[slot]) == 0)
+            seen[slot].extend(rows)
+            assert bool(of.last) == (len(seen[slot]) == steps[slot])
+    assert all(full[:-1])
     for job in jobs:
         assert seen[job.slot] == job.steps.tolist()
     # What is computed is what `waste` says: lanes * loop steps, of which the jobs' steps are useful.

@@ -23,8 +23,8 @@ from fedjax_paradox.federated.types import Hyper, Tree
 
 # Steps of a local update stay below 2**POWERS.
 POWERS = 24
-# Rows that `add` takes at once: about what one batch of texts names.
-BLOCK = 1024
+# Rows that `add` takes at once. A small client names no more, and a large one pays a few turns.
+BLOCK = 256
 
 
 class Table(NamedTuple):

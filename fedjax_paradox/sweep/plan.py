@@ -122,8 +122,8 @@ def launch(
             first = next(schedule.chunks(jobs, num_lanes, 1))
             told = jax.eval_shape(engine.begin, globals_, states, results, participants)[1]
             round_ = Round(globals_, program.hyper, told, frozen, program.data)
-            advance = engine.advance.lower(lanes, round_, first).compile()
-        needed = _needed(advance) + _bytes(results) // engine.devices
+            advance = engine.advance.lower(lanes, results, round_, first).compile()
+        needed = _needed(advance)
         if needed <= device_memory():
             return advance, lanes, results
         if experiment.lanes != "auto" or num_lanes == engine.devices:
@@ -184,7 +184,7 @@ def memory(program: Program) -> Memory:
     """An estimate from shapes alone; nothing is computed or compiled."""
     globals_, frozen = jax.eval_shape(program.initial)
     jobs = len(program.cells) * program.slots
-    reducer = program.trainer.sum if program.engine.summed else program.trainer.keep
+    reducer = program.engine.reducer
     lanes, results = jax.eval_shape(
         lambda leaves: (empty_lanes(program.trainer, leaves, 1), empty_results(reducer, leaves, jobs, 1)), globals_
     )

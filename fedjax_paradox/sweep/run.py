@@ -167,9 +167,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             lap("schedule")
             trained: Any = 0
             for chunk in schedule.chunks(jobs, num_lanes, round_):
-                lanes, rows = advance(lanes, round_inputs, chunk)
-                if chunk.last.any():
-                    buffer = engine.store(buffer, lanes, round_inputs, chunk)
+                lanes, buffer, rows = advance(lanes, buffer, round_inputs, chunk)
                 # One chunk behind, so that the device never waits for the host.
                 notify(Trained(number, round_, int(trained)))
                 trained = rows

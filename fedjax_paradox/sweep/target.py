@@ -98,7 +98,7 @@ def compiled(experiment: Experiment, program: Program, name: str) -> Compiled:
     lengths, devices = job_lengths(program), mesh.size
     lanes = _lanes(experiment, program, chip, devices)
     began = time.monotonic()
-    found = advance_on(mesh, program.trainer).lower(*_arguments(program, lanes, mesh)).compile()
+    found = advance_on(mesh, program.trainer, program.engine.reducer).lower(*_arguments(program, lanes, mesh)).compile()
     seconds, sizes, costs = time.monotonic() - began, found.memory_analysis(), found.cost_analysis() or {}
     flops, traffic = float(costs.get("flops", 0.0)), float(costs.get("bytes accessed", 0.0))
     steps = max(sum(lengths[job] for job in lane) for lane in schedule.assign(lengths, lanes))
@@ -164,4 +164,4 @@ def _arguments(program: Program, lanes: int, mesh: Any) -> tuple[Tree, ...]:
     chunk = jax.tree.map(np.asarray, next(schedule.chunks(jobs, lanes, 1)))
     state = jax.eval_shape(lambda leaves: empty_lanes(program.trainer, leaves, lanes), globals_)
     round_ = Round(globals_, program.hyper, told, frozen, program.data)
-    return on(LANES, state), on(EVERYWHERE, round_), type(chunk)(*map(on, CHUNK, chunk))
+    return on(LANES, state), on(LANES, results), on(EVERYWHERE, round_), jax.tree.map(on, CHUNK, chunk)

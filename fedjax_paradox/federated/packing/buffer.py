@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_paradox.federated.packing.lanes import Lanes
-from fedjax_paradox.federated.packing.schedule import Chunk
+from fedjax_paradox.federated.packing.schedule import Segment
 from fedjax_paradox.federated.trainer import Ended, Reducer, Round
 from fedjax_paradox.federated.types import Tree
 
@@ -27,22 +27,22 @@ def empty_results(reducer: Reducer, globals_: Tree, num_jobs: int, num_devices: 
     return JobResults(reducer.zero(globals_, num_jobs, num_devices), jnp.zeros((num_devices, num_jobs), jnp.float32))
 
 
-def store(reducer: Reducer, results: JobResults, lanes: Lanes, round_: Round, chunk: Chunk) -> JobResults:
-    """Adds the lanes whose job ended with `chunk`, one after the other.
+def store(reducer: Reducer, results: JobResults, lanes: Lanes, round_: Round, segment: Segment) -> JobResults:
+    """Adds the lanes whose job ended with `segment`, one after the other.
 
     Args:
       results: this device's, [1, ...].
     """
-    ended = jnp.argsort(~chunk.last)
+    ended = jnp.argsort(~segment.last)
 
     def one(number: jax.Array, results: JobResults) -> JobResults:
         lane = ended[number]
-        job = Ended(lane, chunk.cell[lane], chunk.slot[lane], chunk.step[lane] + chunk.live)
+        job = Ended(lane, segment.cell[lane], segment.slot[lane], segment.step[lane] + segment.live)
         loss = lanes.loss[lane] / jnp.maximum(lanes.visited[lane], 1.0)
         leaves, finite = reducer.add(results.leaves, lanes.state, round_, job)
         return JobResults(leaves, results.loss.at[0, job.slot].set(jnp.where(finite, loss, jnp.nan)))
 
-    return jax.lax.fori_loop(0, jnp.sum(chunk.last.astype(jnp.int32)), one, results)
+    return jax.lax.fori_loop(0, jnp.sum(segment.last.astype(jnp.int32)), one, results)
 
 
 def by_slot(leaf: jax.Array, device: jax.Array) -> jax.Array:

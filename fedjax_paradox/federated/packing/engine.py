@@ -14,19 +14,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from fedjax_paradox.federated.packing.buffer import JobResults, by_slot, empty_results, store
-from fedjax_paradox.federated.packing.lanes import Lanes, advance, empty_lanes
-from fedjax_paradox.federated.packing.schedule import Chunk
+from fedjax_paradox.federated.packing.lanes import Batches, Lanes, advance, empty_lanes
+from fedjax_paradox.federated.packing.prediction import losses, predict
+from fedjax_paradox.federated.packing.schedule import Chunk, Segment
 from fedjax_paradox.federated.rules import combine
-from fedjax_paradox.federated.trainer import Data, Reducer, Round, Told, Trainer
+from fedjax_paradox.federated.trainer import Reducer, Round, Told, Trainer
 from fedjax_paradox.federated.types import Diagnostics, Outcome, Participants, Rule, Tree, Updates
 
 LANES, EVERYWHERE = Spec("lanes"), Spec()
-CHUNK = Chunk(*(EVERYWHERE if name in {"round", "live"} else LANES for name in Chunk._fields))
+_SEGMENTS = Segment(*(EVERYWHERE if name in {"begin", "live"} else Spec(None, "lanes") for name in Segment._fields))
+CHUNK = Chunk(_SEGMENTS, EVERYWHERE, LANES, EVERYWHERE)
 
 # Operations in this order find their operands in the cache; in the one that XLA takes for more concurrency a
 # TextCNN step takes 1.4 times as long on two cores.
@@ -50,12 +51,12 @@ class Engine(NamedTuple):
     devices: int
     groups: list[list[int]]  # the cells of each rule, in the order of the rules' states
     summed: bool  # every rule gives its weights before training: results are sums
+    reducer: Reducer  # what a round keeps of its jobs
     predict_batch: int  # rows that `predict` takes at once on one device
     replicate: Callable[[Tree], Tree]  # to every device of every process, which all hold the same values
     start: Callable[[Tree, int, int], tuple[Lanes, JobResults]]  # (globals, lanes, jobs)
     begin: Callable[..., tuple[JobResults, Told, jax.Array]]  # donates the results that it gets
-    advance: Any  # jitted, donates the lanes that it gets: `plan.launch` compiles it ahead of time
-    store: Callable[..., JobResults]  # donates the results that it gets
+    advance: Any  # jitted, donates the lanes and the results that it gets: `plan.launch` compiles it ahead of time
     init_rules: Callable[[Tree], tuple[Tree, ...]]
     aggregate: Callable[..., tuple[Tree, tuple[Tree, ...], Outcome]]
     serve: Callable[[Tree, tuple[Tree, ...]], Tree] | None  # None: clients are scored with their cell's globals
@@ -108,8 +109,6 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         # device_put would compare the values across processes, array by array.
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
-    storing = over_lanes(partial(store, reducer), in_specs=(LANES, LANES, EVERYWHERE, CHUNK), out_specs=LANES)
-
     def over_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def of_length(*arguments: Any, length: int | None = None) -> jax.Array:
             shortened = partial(function, apply, length=length)
@@ -122,12 +121,12 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         devices=len(devices),
         groups=[group.cells.tolist() for group in groups],
         summed=summed,
+        reducer=reducer,
         predict_batch=CPU_BATCH if on_cpu else ACCELERATOR_BATCH,
         replicate=replicate,
         start=started,
         begin=with_numbers(begin, donate_argnums=3, out_shardings=(parted, shared, shared)),
-        advance=advance_on(mesh, trainer, options),
-        store=jax.jit(storing, donate_argnums=0, out_shardings=parted),
+        advance=advance_on(mesh, trainer, reducer, options),
         init_rules=with_numbers(init_rules, out_shardings=shared),
         aggregate=with_numbers(partial(aggregate, reducer), out_shardings=shared),
         serve=with_numbers(serve, out_shardings=shared) if first_of(groups[0]).serve else None,
@@ -142,17 +141,31 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def advance_on(mesh: Mesh, trainer: Trainer, options: dict[str, str] | None = None) -> Any:
-    """`advance` over the lanes of a mesh, jitted; it donates the lanes that it gets."""
+def advance_on(mesh: Mesh, trainer: Trainer, reducer: Reducer, options: dict[str, str] | None = None) -> Any:
+    """`train` over the lanes of a mesh, jitted: (lanes, results, round, chunk) -> (lanes, results, i32[] rows trained).
+    It donates the lanes and the results that it gets."""
 
-    def advance_all(*arguments: Any) -> tuple[Lanes, jax.Array]:
-        lanes, rows = advance(trainer, *arguments)
-        return lanes, jax.lax.psum(rows, "lanes")
+    def advance_all(*arguments: Any) -> tuple[Lanes, JobResults, jax.Array]:
+        lanes, results = train(trainer, reducer, *arguments)
+        return lanes, results, jax.lax.psum(jnp.sum((arguments[-1].rows >= 0).astype(jnp.int32)), "lanes")
 
-    specs, results = (LANES, EVERYWHERE, CHUNK), (LANES, EVERYWHERE)
+    specs, results = (LANES, LANES, EVERYWHERE, CHUNK), (LANES, LANES, EVERYWHERE)
     over_lanes = jax.shard_map(advance_all, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)
     shardings = tuple(NamedSharding(mesh, spec) for spec in results)
-    return jax.jit(over_lanes, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+    return jax.jit(over_lanes, donate_argnums=(0, 1), out_shardings=shardings, compiler_options=options)
+
+
+def train(
+    trainer: Trainer, reducer: Reducer, lanes: Lanes, results: JobResults, round_: Round, chunk: Chunk
+) -> tuple[Lanes, JobResults]:
+    """One chunk on one device, segment by segment: lanes are trained, and jobs that end are added to the results."""
+
+    def one(number: jax.Array, both: tuple[Lanes, JobResults]) -> tuple[Lanes, JobResults]:
+        segment = jax.tree.map(lambda each: each[number], chunk.segments)
+        lanes = advance(trainer, both[0], round_, segment, Batches(chunk.rows, chunk.round))
+        return lanes, store(reducer, both[1], lanes, round_, segment)
+
+    return jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.count, one, (lanes, results))
 
 
 def sums(groups: Sequence[RuleGroup]) -> bool:
@@ -325,52 +338,3 @@ def first_of(group: RuleGroup) -> Rule:
 
 def _traced(group: RuleGroup) -> dict[str, jax.Array]:
     return {name: jnp.asarray(values, jnp.float32) for name, values in group.hyper.items()}
-
-
-def predict(
-    apply: Callable[..., jax.Array],
-    globals_: Tree,
-    frozen: Tree,
-    tokens: jax.Array,
-    rows: jax.Array,
-    *,
-    length: int | None = None,
-) -> jax.Array:
-    """Every model's predicted class of the given rows, dropout off.
-
-    Args:
-      globals_: [P, ...], one model a cell, or those that are served; tokens: i32[N, T]; rows: i32[batches, B] of them.
-      length: of every row only the tokens before it are read; None: all.
-
-    Returns:
-      i32[batches, P, B].
-    """
-
-    def classes(leaves: Tree, rows: jax.Array) -> jax.Array:
-        return jnp.argmax(apply(leaves, frozen, tokens[rows, :length], None), axis=-1).astype(jnp.int32)
-
-    return _each_batch(classes, globals_, rows)
-
-
-def losses(
-    apply: Callable[..., jax.Array],
-    globals_: Tree,
-    frozen: Tree,
-    data: Data,
-    rows: jax.Array,
-    *,
-    length: int | None = None,
-) -> jax.Array:
-    """Every cell's cross-entropy of the given rows, f32[batches, P, B], dropout off; rows, length as in `predict`."""
-
-    def each(leaves: Tree, rows: jax.Array) -> jax.Array:
-        logits = apply(leaves, frozen, data.tokens[rows, :length], None)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
-
-    return _each_batch(each, globals_, rows)
-
-
-def _each_batch(function: Callable[[Tree, jax.Array], jax.Array], globals_: Tree, rows: jax.Array) -> jax.Array:
-    # A batch of one cell keeps the device busy. Those of twelve at once need twelve times the memory, and leave a
-    # CPU's cache: MiniLM's took twice as long.
-    return jax.lax.map(lambda rows: jax.lax.map(lambda leaves: function(leaves, rows), globals_), rows)

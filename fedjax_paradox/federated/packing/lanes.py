@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_paradox.federated.packing.schedule import Chunk
+from fedjax_paradox.federated.packing.schedule import Segment
 from fedjax_paradox.federated.trainer import Round, Told, Trainer, Work
 from fedjax_paradox.federated.types import Client, Hyper, Tree
 
@@ -30,28 +30,33 @@ def empty_lanes(trainer: Trainer, globals_: Tree, num_lanes: int) -> Lanes:
     return jax.tree.map(lambda leaf: jnp.zeros((num_lanes, *leaf.shape), leaf.dtype), one)
 
 
-def advance(trainer: Trainer, lanes: Lanes, round_: Round, chunk: Chunk) -> tuple[Lanes, jax.Array]:
-    """Trains every lane for one chunk: a loop over the live steps, each vmapped over lanes.
+class Batches(NamedTuple):
+    """What the steps of a chunk read."""
 
-    At a job's first chunk its lane begins anew. The number of live steps is data, so chunks of any length share one
+    rows: jax.Array  # i32[L, S, B], padded with -1
+    round: jax.Array  # i32[]
+
+
+def advance(trainer: Trainer, lanes: Lanes, round_: Round, segment: Segment, batches: Batches) -> Lanes:
+    """Trains every lane for one segment: a loop over its steps, each vmapped over lanes.
+
+    At a job's first segment its lane begins anew. The number of steps is data, so segments of any length share one
     program.
-
-    Returns:
-      (lanes, i32[] rows trained).
     """
     if round_.told.starts is None:
-        starts = jax.vmap(trainer.start, in_axes=(None, 0))(round_.globals_, chunk.cell)
+        starts = jax.vmap(trainer.start, in_axes=(None, 0))(round_.globals_, segment.cell)
     else:
-        starts = jax.tree.map(partial(_of_slot, slot=chunk.slot), round_.told.starts)
-    numbers = jax.tree.map(lambda leaf: leaf[chunk.cell], round_.hyper)
-    clients = jax.vmap(_client, in_axes=(0, 0, None, 0))(starts, numbers, round_.told, chunk.slot)
-    lanes = jax.vmap(partial(_load, trainer))(lanes, chunk.first, clients)
-    keys = jax.vmap(_job_key, in_axes=(0, None, 0))(chunk.seed, chunk.round, chunk.client)
-    over_lanes = _alone if trainer.loops and len(chunk.cell) == 1 else jax.vmap
+        starts = jax.tree.map(partial(_of_slot, slot=segment.slot), round_.told.starts)
+    numbers = jax.tree.map(lambda leaf: leaf[segment.cell], round_.hyper)
+    clients = jax.vmap(_client, in_axes=(0, 0, None, 0))(starts, numbers, round_.told, segment.slot)
+    lanes = jax.vmap(partial(_load, trainer))(lanes, segment.first, clients)
+    keys = jax.vmap(_job_key, in_axes=(0, None, 0))(segment.seed, batches.round, segment.client)
+    over_lanes = _alone if trainer.loops and len(segment.cell) == 1 else jax.vmap
 
     def step(number: jax.Array, lanes: Lanes) -> Lanes:
-        done = chunk.step + number
-        work = Work(chunk.cell, done, chunk.rows[:, number], jax.vmap(jax.random.fold_in)(keys, done))
+        done = segment.step + number
+        rows = batches.rows[:, segment.begin + number]
+        work = Work(segment.cell, done, rows, jax.vmap(jax.random.fold_in)(keys, done))
         # Of all lanes, so that it is one choice under `vmap` too.
         enough = _enough(trainer.places, round_.data.tokens, work.rows) if trainer.places else None
 
@@ -61,8 +66,7 @@ def advance(trainer: Trainer, lanes: Lanes, round_: Round, chunk: Chunk) -> tupl
 
         return over_lanes(one_step)(lanes, clients, work)
 
-    lanes = jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.live, step, lanes)
-    return lanes, jnp.sum((chunk.rows >= 0).astype(jnp.int32))
+    return jax.lax.fori_loop(jnp.zeros((), jnp.int32), segment.live, step, lanes)
 
 
 def _enough(places: tuple[int, ...], tokens: jax.Array, rows: jax.Array) -> jax.Array:

@@ -1,10 +1,10 @@
 """Who trains on what, when, and in which lane: NumPy arrays, pure functions of seeds and counters.
 
-A round's jobs (one participating client of one cell each) are lists of batches. Jobs of all cells are
-packed into lanes longest first. A chunk ends where any lane's job ends, so busy lanes never wait for each
-other and only the end of the round wastes steps. Nothing here depends on what happened before: a schedule
-is recomputed after a resume and never stored, and what a client sees depends neither on the lanes nor on
-the other jobs.
+A round's jobs (one participating client of one cell each) are lists of batches. Jobs of all cells are packed into lanes
+longest first. A segment ends where any lane's job ends, so busy lanes never wait for each other and only the end of the
+round wastes steps; a chunk, one call of the device, holds as many segments as have its number of steps. Nothing here
+depends on what happened before: a schedule is recomputed after a resume and never stored, and what a client sees
+depends neither on the lanes nor on the other jobs.
 """
 
 import heapq
@@ -25,23 +25,30 @@ class Job(NamedTuple):
     steps: np.ndarray  # i32[steps, B], train rows, padded with -1
 
 
-class Chunk(NamedTuple):
-    """What every lane does in one call of `advance`; NumPy here, traced there.
+class Segment(NamedTuple):
+    """What every lane does between two ends of jobs, L lanes; those of a chunk are stacked, [S, L] and [S].
 
-    Axes: L lanes, S = CHUNK_STEPS, B batch.
-    An idle lane has `rows` = -1 everywhere and `slot` past the end.
+    An idle lane has no rows and a `slot` past the end.
     """
 
     cell: Any  # i32[L], whose global model and hyper-parameters
     slot: Any  # i32[L]
-    first: Any  # bool[L], the job starts with this chunk
-    last: Any  # bool[L], the job ends with this chunk
     seed: Any  # i32[L], training seed of the cell
     client: Any  # i32[L]
-    step: Any  # i32[L], the job's steps before this chunk
-    round: Any  # i32[]
-    live: Any  # i32[], steps to run, <= S
+    step: Any  # i32[L], the job's steps before this segment
+    first: Any  # bool[L], the job starts with this segment
+    last: Any  # bool[L], the job ends with this segment
+    begin: Any  # i32[], the chunk's steps before this segment
+    live: Any  # i32[], steps to run
+
+
+class Chunk(NamedTuple):
+    """What every lane does in one call of `advance`; NumPy here, traced there. L lanes, S = CHUNK_STEPS, B batch."""
+
+    segments: Segment
+    count: Any  # i32[], of segments; what stands behind them has no meaning
     rows: Any  # i32[L, S, B], train rows of each step, padded with -1
+    round: Any  # i32[]
 
 
 # Longest chunk: long enough to hide the host's work, short enough to show progress.
@@ -133,19 +140,37 @@ def choose_lanes(lengths: Sequence[int], at_most: int, devices: int = 1, tolerat
     return next((lanes for lanes in candidates if waste(lengths, lanes) <= tolerated), devices)
 
 
+Served = list[tuple[Job, int] | None]  # what each lane is at: a job and its steps so far; None: the lane is idle
+
+
 def chunks(jobs: Sequence[Job], num_lanes: int, round_: int) -> Iterator[Chunk]:
     """The round, chunk by chunk: every step of every job once, in the job's order, on one lane.
 
     Args:
       jobs: slots are distinct; any order.
     """
+    batch_size, taken, used = jobs[0].steps.shape[1], [], 0
+    for served, left in _segments(jobs, num_lanes):
+        done = 0
+        while done < left:
+            live = min(CHUNK_STEPS - used, left - done)
+            taken.append(([each and (each[0], each[1] + done) for each in served], live))
+            used, done = used + live, done + live
+            if used == CHUNK_STEPS:
+                yield _chunk(taken, batch_size, round_)
+                taken, used = [], 0
+    if taken:
+        yield _chunk(taken, batch_size, round_)
+
+
+def _segments(jobs: Sequence[Job], num_lanes: int) -> Iterator[tuple[Served, int]]:
+    """What the lanes are at, and for how many steps, until the next of their jobs ends."""
     queues = [deque(lane) for lane in assign([len(job.steps) for job in jobs], num_lanes)]
     done = [0] * num_lanes
     while any(queues):
-        left = [len(jobs[queue[0]].steps) - start for queue, start in zip(queues, done, strict=True) if queue]
-        live = min(CHUNK_STEPS, *left)
         served = [(jobs[queue[0]], start) if queue else None for queue, start in zip(queues, done, strict=True)]
-        yield _chunk(served, live, jobs[0].steps.shape[1], round_)
+        live = min(len(each[0].steps) - each[1] for each in served if each)
+        yield served, live
         for lane, queue in enumerate(queues):
             done[lane] += live
             if queue and done[lane] == len(jobs[queue[0]].steps):
@@ -153,18 +178,25 @@ def chunks(jobs: Sequence[Job], num_lanes: int, round_: int) -> Iterator[Chunk]:
                 done[lane] = 0
 
 
-def _chunk(served: Sequence[tuple[Job, int] | None], live: int, batch_size: int, round_: int) -> Chunk:
-    """One chunk from the (job, first step) that each lane serves; None is an idle lane."""
-    integers = np.zeros((5, len(served)), np.int32)
+def _chunk(taken: Sequence[tuple[Served, int]], batch_size: int, round_: int) -> Chunk:
+    """One chunk from what the lanes serve in each of its segments, and for how many steps."""
+    lanes = len(taken[0][0])
+    integers = np.zeros((5, CHUNK_STEPS, lanes), np.int32)
     cell, slot, seed, client, step = integers
-    first, last = np.zeros((2, len(served)), bool)
-    rows = np.full((len(served), CHUNK_STEPS, batch_size), -1, np.int32)
+    first, last = np.zeros((2, CHUNK_STEPS, lanes), bool)
+    begin, live = np.zeros((2, CHUNK_STEPS), np.int32)
+    rows = np.full((lanes, CHUNK_STEPS, batch_size), -1, np.int32)
     slot[:] = np.iinfo(np.int32).max
-    for lane, work in enumerate(served):
-        if work is None:
-            continue
-        job, start = work
-        rows[lane, :live] = job.steps[start : start + live]
-        integers[:, lane] = job.cell, job.slot, job.seed, job.client, start
-        first[lane], last[lane] = start == 0, start + live == len(job.steps)
-    return Chunk(cell, slot, first, last, seed, client, step, np.int32(round_), np.int32(live), rows)
+    used = 0
+    for number, (served, steps) in enumerate(taken):
+        begin[number], live[number] = used, steps
+        for lane, work in enumerate(served):
+            if work is None:
+                continue
+            job, start = work
+            rows[lane, used : used + steps] = job.steps[start : start + steps]
+            integers[:, number, lane] = job.cell, job.slot, job.seed, job.client, start
+            first[number, lane], last[number, lane] = start == 0, start + steps == len(job.steps)
+        used += steps
+    segments = Segment(cell, slot, seed, client, step, first, last, begin, live)
+    return Chunk(segments, np.int32(len(taken)), rows, np.int32(round_))
