@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -117,4 +118,15 @@ def test_resumed_with_other_lanes(one, tmp_path):
     with pytest.raises(Stop):
         run(*lanes[0], tmp_path / "out", stop)
     run(*lanes[1], tmp_path / "out", lambda _: None)
+    assert_same_study(tmp_path / "out", one)
+
+
+@pytest.mark.slurm
+def test_two_slurm_tasks_equal_one(one, tmp_path):
+    srun, sinfo = shutil.which("srun"), shutil.which("sinfo")
+    if srun is None or sinfo is None or subprocess.run([sinfo], capture_output=True).returncode:
+        pytest.skip("no Slurm answers here: install slurm-wlm and munge, and start them")
+    command = [sys.executable, "-m", "fedjax_paradox", "run", one[0], *STUDY, "--distributed"]
+    environment = {**os.environ, "PYTHONPATH": str(one[0].parent)}
+    subprocess.run([srun, "-n", "2", *command, "--out", tmp_path / "out"], env=environment, check=True)
     assert_same_study(tmp_path / "out", one)
