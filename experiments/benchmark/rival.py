@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -132,27 +133,41 @@ def train(
     autocast: Callable,
 ) -> Weights:
     """Every client in turn from the global weights, then FedAvg: the mean weighted by n_k. Loads and returns it."""
-    tokens, labels = data
     total = sum(client.rows for client in people)
     mean = {name: torch.zeros_like(leaf) for name, leaf in weights.items()}
     module.train()
     for client in people:
         module.load_state_dict(weights, strict=False)
         local = make_optimizer([leaf for leaf in module.parameters() if leaf.requires_grad])
-        for rows in client.steps:
-            local.zero_grad(set_to_none=True)
-            with autocast():
-                loss = functional.cross_entropy(module(as_long_as_needed(tokens[rows])), labels[rows])
-            loss.backward()
-            local.step()
+        local_update(module, client.steps, data, local, autocast)
         for name, leaf in _trainable(module).items():
             mean[name].add_(leaf.detach(), alpha=client.rows / total)
     module.load_state_dict(mean, strict=False)
     return mean
 
 
+def local_update(
+    module: nn.Module,
+    steps: Sequence[torch.Tensor],
+    data: tuple[torch.Tensor, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    autocast: Callable = nullcontext,
+) -> None:
+    """One client's steps."""
+    module.train()
+    tokens, labels = data
+    for rows in steps:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast():
+            loss = functional.cross_entropy(module(as_long_as_needed(tokens[rows])), labels[rows])
+        loss.backward()
+        optimizer.step()
+
+
 @torch.inference_mode()
-def predict(module: nn.Module, tokens: torch.Tensor, batches: Sequence[torch.Tensor], autocast: Callable) -> np.ndarray:
+def predict(
+    module: nn.Module, tokens: torch.Tensor, batches: Sequence[torch.Tensor], autocast: Callable = nullcontext
+) -> np.ndarray:
     """i64[rows], the predicted class of every row."""
     module.eval()
     with autocast():
@@ -172,3 +187,22 @@ def _trainable(module: nn.Module) -> Weights:
 
 def _copy(module: nn.Module) -> Weights:
     return {name: leaf.detach().clone() for name, leaf in _trainable(module).items()}
+
+
+def matrix_rates(shapes: Sequence[tuple[int, int, int]], precision: str, device: str, count: int) -> Iterator[float]:
+    """GFLOP/s of the best shape (m, k, n), on all cores, measured anew each time."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for _ in range(count):
+        yield max(_matrix_rate(shape, getattr(torch, precision), device) for shape in shapes)
+
+
+def _matrix_rate(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> float:
+    m, k, n = shape
+    a, b = (torch.full(size, 0.5, dtype=dtype, device=device) for size in ((m, k), (k, n)))
+    (a @ b).sum().item()
+    times = max(3, int((2e13 if device == "cuda" else 1e11) / (2 * m * k * n)))
+    began = time.monotonic()
+    for _ in range(times):
+        last = a @ b
+    last.sum().item()
+    return 2e-9 * m * k * n * times / (time.monotonic() - began)

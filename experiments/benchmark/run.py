@@ -25,12 +25,15 @@ import summary
 from work import Child, Settings, alone, say
 
 SECTIONS = {
+    "matrix": sections.matrix,
     "rounds": sections.rounds,
+    "flower": sections.flower,
     "step": sections.step,
     "scaling": scaling.scaling,
     "waste": sections.waste,
     "phases": sections.phases,
 }
+RESULTS = Path(__file__).parent / "results"
 # Small enough for two CPU cores; the partition at alpha 0.1 then still fills most places of the batches.
 ROWS = {"textcnn": 16_384, "minilm": 1024, "distilbert": 320, "clients": 32_000, "cells": 1024}
 
@@ -48,6 +51,10 @@ def main() -> None:
         )
         results = measure(settings, options.only, options.out)
     plots.draw(results, options.out)
+    every = {
+        found.parent.name: json.loads(found.read_text("utf-8")) for found in options.out.parent.glob("*/benchmark.json")
+    }
+    (options.out.parent / "machines.md").write_text(summary.machines(dict(sorted(every.items()))), encoding="utf-8")
     print((options.out / "benchmark.md").read_text(encoding="utf-8"))
 
 
@@ -55,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     described.add_argument("--train", help="train rows: parquet, csv, tsv or jsonl with `text` and `label`")
     described.add_argument("--test", help="test rows; without files the built-in corpus is used")
-    described.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="output folder")
+    described.add_argument("--out", type=Path, default=RESULTS / "here", help="output folder")
     described.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to run")
     described.add_argument("--repeats", type=int, default=3, help="rounds measured after one warm-up round")
     described.add_argument("--rows", nargs="+", default=[], metavar="NAME=N", help=f"train rows, beside {ROWS}")
@@ -92,7 +99,7 @@ def measure(settings: Settings, names: Sequence[str], out: Path) -> dict[str, An
 
 
 def machine() -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "peft")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "peft", "flwr", "ray")
     installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     return {
         "processor": _processor(),

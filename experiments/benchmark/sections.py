@@ -49,6 +49,34 @@ def _model_rounds(settings: Settings, model: str) -> dict[str, Any]:
     return {"work": work_of(ours.program), "contenders": found, "ratios": ratios}
 
 
+def flower(settings: Settings) -> dict[str, Any]:
+    """A TextCNN round against Flower's simulation, by number of clients."""
+    return {str(clients): _flower_rounds(settings, clients) for clients in (10, 100)}
+
+
+def _flower_rounds(settings: Settings, clients: int) -> dict[str, Any]:
+    import flower  # the only section that needs it
+
+    one = study(settings, "textcnn", settings.rows["textcnn"], f"num_clients={clients}")
+    say(f"  {clients} clients")
+    raw = interleaved({"ours": our_rounds(one), "Flower": flower.rounds(one.program)}, settings.repeats)
+    found = {"ours": recorded(raw["ours"]), "Flower": timed(raw["Flower"])}
+    ratio = summary.ratio(found["Flower"]["seconds"], found["ours"]["seconds"])
+    return {"work": work_of(one.program), "contenders": found, "ratio": ratio}
+
+
+def matrix(settings: Settings) -> dict[str, Any]:
+    """GFLOP/s of matrix products, the best of several shapes: what each library makes of this machine."""
+    import rival
+
+    device, count = "cuda" if on_gpu() else "cpu", settings.repeats + 1
+    contenders: dict[str, Iterator[Any]] = {}
+    for name in ("float32", "bfloat16"):
+        contenders[f"XLA {name}"] = _matrix_rates(jnp.dtype(name), count)
+        contenders[f"PyTorch {name}"] = rival.matrix_rates(SHAPES, name, device, count)
+    return {name: rates[1:] for name, rates in interleaved(contenders, settings.repeats).items()}
+
+
 def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
