@@ -107,6 +107,7 @@ MODELS = {
 }
 MODELS["textcnn"] |= {"dropout": 0.3, "compute_dtype": "bfloat16"}
 MODELS["minilm"] |= {"dropout": 0.3, "lora_dropout": 0.3, "attention_dropout": 0.3, "compute_dtype": "bfloat16"}
+MODELS["minilm"] |= {"pretrained": "false", "trains": "head"}
 OTHER |= {f"local.{key}": value for key, value in LOCAL.items()}
 OTHER |= {f"models.{model}.{key}": value for model, values in MODELS.items() for key, value in values.items()}
 FREE = {"name", "rounds", "corpus.files.train", "corpus.files.test", "models.minilm.weights"}

@@ -105,6 +105,20 @@ def test_an_architecture_of_ones_own_can_read_the_tokens_of_a_pretrained_encoder
 
 
 @pytest.mark.conformance
+@pytest.mark.parametrize("how", ["pretrained: false", "trains: head", "trains: all", "trains: all, pretrained: false"])
+def test_an_encoder_that_trains_more_or_less_than_adapters_learns_and_comes_back(config, encoders, tmp_path, how):
+    model = encoder(encoders, "bert").replace("max_length", f"{how}, max_length")
+    name = "".join(filter(str.isalpha, how))
+    results = run(config, name, model, "model=bert", "rounds=2", "protocols=[train_rows]")
+    losses = results.rounds["train_loss"].tolist()
+    assert losses[1] < losses[0]
+    out = results.export(tmp_path / "out")
+    assert "config.json" in {path.name for path in out.iterdir()}
+    before, after = results.model().predict(TEXTS), fp.open_model(out).predict(TEXTS)
+    np.testing.assert_allclose(after, before, rtol=LOGITS, atol=LOGITS)
+
+
+@pytest.mark.conformance
 def test_kernels_that_a_rule_changed_are_merged_or_refused(owning, tmp_path):
     with pytest.raises(InputError, match=r"changed the kernels under the adapters.*merge them"):
         owning.export(tmp_path / "adapter")

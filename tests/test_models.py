@@ -180,6 +180,34 @@ def test_only_lora_factors_are_adapters() -> None:
     assert {names[0] for names, mark in flat.items() if not mark} == {"pre_classifier", "classifier"}
 
 
+def test_what_a_transformer_trains_is_a_choice() -> None:
+    kinds = {kind: transformer(TINY, tiny_frozen(), CLASSES, trains=kind) for kind in ("adapters", "head", "all")}
+    parts = {kind: model.init(jax.random.key(3)) for kind, model in kinds.items()}
+    numbers = {kind: tuple(map(count, each)) for kind, each in parts.items()}
+    encoder = count(tiny_frozen())
+    head = TINY.dim * (TINY.dim + 1) + CLASSES * (TINY.dim + 1)
+    assert (numbers["head"], numbers["all"]) == ((head, encoder), (head + encoder, 0))
+    # B starts at 0, and the heads are of one key: untrained, the three are one model.
+    logits = [kinds[kind].apply(*each, some_tokens()) for kind, each in parts.items()]
+    chex.assert_trees_all_close(logits[0], logits[1], logits[2], rtol=1e-6, atol=1e-6)
+
+
+def test_random_weights_are_those_of_an_encoder_before_pretraining() -> None:
+    frozen, other = (transformer(TINY, None, CLASSES).init(jax.random.key(seed))[1] for seed in (1, 2))
+    chex.assert_trees_all_equal(frozen, other)  # shared by all cells
+    chex.assert_trees_all_equal_shapes_and_dtypes(frozen, tiny_frozen())
+    matrices = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1])
+    # Means of some thousand draws, by five standard errors.
+    error = 5 * 0.02 / matrices.size**0.5
+    assert abs(float(matrices.mean())) < error
+    assert abs(float(matrices.std()) - 0.02) < error
+    flat = jax.tree_util.tree_leaves_with_path(frozen)
+    assert all((leaf == float(path[-1].key == "scale")).all() for path, leaf in flat if leaf.ndim == 1)
+    of_seeds = [transformer(TINY, None, CLASSES, trains="all").init(jax.random.key(seed))[0] for seed in (1, 2)]
+    words = [each["embeddings"]["word"]["embedding"] for each in of_seeds]
+    assert not np.array_equal(*words)  # trained weights are of the cell's seed
+
+
 def test_textcnn_has_no_adapters() -> None:
     model = tiny_textcnn()
     trainable, _ = model.init(jax.random.key(0))

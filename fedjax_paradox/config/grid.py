@@ -118,7 +118,21 @@ def _refuse_contradictions(cell: Cell) -> None:
 
 
 def _canonical(part: BaseModel, exclude: Any = None) -> str:
-    return json.dumps(part.model_dump(mode="json", exclude=exclude), sort_keys=True, separators=(",", ":"))
+    return _sorted_json(part.model_dump(mode="json", exclude=exclude))
+
+
+def _sorted_json(told: Any) -> str:
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))
+
+
+# Settings that came later, as all was before there was the choice: runs of then keep their identities.
+_LATER = {"pretrained": True, "trains": "adapters"}
+
+
+def _told(cell: Cell, exclude: Any) -> dict[str, Any]:
+    found = cell.model_dump(mode="json", exclude=exclude)
+    found["architecture"] = {key: value for key, value in found["architecture"].items() if _LATER.get(key) != value}
+    return found
 
 
 def structure(cell: Cell) -> tuple[Hashable, ...]:
@@ -142,7 +156,7 @@ def structure(cell: Cell) -> tuple[Hashable, ...]:
 def content_hash(experiment: Experiment) -> str:
     """16 hex digits of the SHA-256 of all cells; name, lanes, checkpoints_kept and who is scored when stay out."""
     unread = {"architecture": {"local"}, **SCORING}
-    lines = sorted(_canonical(cell, unread) for cell in cells(experiment))
+    lines = sorted(_sorted_json(_told(cell, unread)) for cell in cells(experiment))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -156,4 +170,4 @@ def identity(cell: Cell) -> dict[str, Any]:
         "corpus": {"files", "revision"},
         "architecture": {"local", "weights", "revision"},
     }
-    return cell.model_dump(mode="json", exclude=exclude)
+    return _told(cell, exclude)

@@ -188,6 +188,10 @@ class Transformer(_Published):
     RoBERTa or XLM-R."""
     revision: Revision | None = None
     """Commit, branch or tag on the hub; by default the main branch."""
+    pretrained: bool = True
+    """Whether it starts from these weights; false: from random ones of their shape, normal(0.02)."""
+    trains: Literal["adapters", "head", "all"] = "adapters"
+    """LoRA adapters and the head; the head alone; or every weight, without adapters."""
     max_length: Length = 64
     """Tokens of a text that are read, the first and the last included."""
     lora_rank: Size = 8

@@ -178,7 +178,26 @@ class Classifier(nn.Module):
 
 def is_trainable(path: KeyPath) -> bool:
     """LoRA factors and the classification head."""
-    return is_adapter(path) or path[0].key in HEAD
+    return is_adapter(path) or is_head(path)
+
+
+def is_head(path: KeyPath) -> bool:
+    return path[0].key in HEAD
+
+
+def random_weights(key: jax.Array, sizes: EncoderSizes) -> Params:
+    """An encoder as before pretraining (Devlin et al. 2019, section A.2 and code): matrices and tables normal(0.02),
+    layer norms 1 and biases 0."""
+
+    def leaf(path: KeyPath, key: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if len(shape.shape) > 1:
+            return 0.02 * jax.random.normal(key, shape.shape, jnp.float32)
+        return jnp.full(shape.shape, float(path[-1].key == "scale"), jnp.float32)
+
+    shapes = frozen_shapes(sizes)
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+    return jax.tree_util.tree_map_with_path(leaf, keys, shapes)
 
 
 def frozen_shapes(sizes: EncoderSizes) -> Params:
@@ -195,9 +214,10 @@ def _matrices_in(dtype: jnp.dtype, frozen: Params) -> Params:
 
 def transformer(
     checkpoint_sizes: EncoderSizes,
-    frozen: Params,
+    frozen: Params | None,
     num_classes: int,
     *,
+    trains: str = "adapters",
     lora_rank: int = 8,
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.1,
@@ -206,23 +226,32 @@ def transformer(
     head_dropout: float = 0.2,
     compute_dtype: str = "float32",
 ) -> Model:
-    """DistilBERT for sequence classification on the frozen weights of a checkpoint.
+    """DistilBERT for sequence classification on the weights of a checkpoint.
 
-    `checkpoint_sizes` and `frozen` are what `pretrained.load_checkpoint` gives; `init` returns that `frozen`,
-    its matrices in `compute_dtype` (`float32` or `bfloat16`, the type of products and activations).
-    Trainable, in float32: LoRA factors (B = 0) and the head pre_classifier -> ReLU -> dropout -> classifier on
-    the first token (normal(0.02), bias 0). tokens: i32[B, T], 0 is padding and is masked, T <= positions.
+    `checkpoint_sizes` and `frozen` are what `pretrained.load_checkpoint` gives; None: random weights. `init` returns
+    what is frozen, its matrices in `compute_dtype` (`float32` or `bfloat16`, the type of products and activations).
+    Trainable, in float32: the head pre_classifier -> ReLU -> dropout -> classifier on the first token (normal(0.02),
+    bias 0), and as `trains` says LoRA factors (`adapters`; B = 0), nothing more (`head`) or every weight (`all`).
+    tokens: i32[B, T], 0 is padding and is masked, T <= positions.
     """
-    own = Rates(lora_dropout, dropout, attention_dropout, head_dropout)
-    module = Classifier(checkpoint_sizes, num_classes, lora_rank, lora_alpha)
-    frozen = _matrices_in(jnp.dtype(compute_dtype), frozen)
+    adapts, dtype = trains == "adapters", jnp.dtype(compute_dtype)
+    own = Rates(lora_dropout if adapts else 0.0, dropout, attention_dropout, head_dropout)
+    module = Classifier(checkpoint_sizes, num_classes, lora_rank if adapts else 0, lora_alpha)
+
+    def encoder(key: jax.Array) -> Params:
+        return random_weights(key, checkpoint_sizes) if frozen is None else frozen
+
+    # Frozen weights are shared by all cells, so that no seed of theirs decides them.
+    held = {} if trains == "all" else _matrices_in(dtype, encoder(jax.random.key(0)))
 
     @jax.jit  # the zeros that stand for the frozen weights are dead code here, so none is allocated
     def init_trainable(key: jax.Array) -> Params:
         return split(module.init(key, jnp.zeros((1, 1), jnp.int32))["params"], is_trainable)[0]
 
     def init(key: jax.Array) -> tuple[Params, Params]:
-        return init_trainable(key), frozen
+        if trains != "all":
+            return init_trainable(key), held
+        return {**init_trainable(key), **encoder(jax.random.fold_in(key, 1))}, held
 
     def apply(
         trainable: Params,
@@ -233,7 +262,7 @@ def transformer(
         *,
         places: int | None = None,
     ) -> jax.Array:
-        params = {"params": merge(trainable, frozen)}
+        params = {"params": merge(_matrices_in(dtype, trainable) if trains == "all" else trainable, frozen)}
         if key is None:
             return module.apply(params, tokens)
         # Side by side even if all are computed: what dropout draws for a token is then the same for any number.

@@ -22,7 +22,7 @@ class LoRADense(nn.Module):
     x: [..., in] -> [..., features] in the type of x, to which the leaves are cast.
     A ~ U(+-1/sqrt(in)) (kaiming_uniform with a = sqrt(5), as PEFT), B = 0, so that training starts from the
     frozen model. Three plain products: under `vmap` with a shared W the first stays one large product over
-    all lanes.
+    all lanes. Rank 0: there is no adapter.
     """
 
     features: int
@@ -34,13 +34,16 @@ class LoRADense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        kernel, bias = (leaf.astype(x.dtype) for leaf in (kernel, bias))
+        y = x @ kernel
+        y = y + jnp.broadcast_to(bias, y.shape)
+        if self.rank == 0:
+            return y
         a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         lora_a = self.param("lora_a", a_init, (shape[0], self.rank))
         lora_b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features))
-        kernel, bias, lora_a, lora_b = (leaf.astype(x.dtype) for leaf in (kernel, bias, lora_a, lora_b))
-        update = (Dropout()(x, dropout) @ lora_a) * (self.alpha / self.rank) @ lora_b
-        y = x @ kernel
-        return y + jnp.broadcast_to(bias, y.shape) + update
+        lora_a, lora_b = (leaf.astype(x.dtype) for leaf in (lora_a, lora_b))
+        return y + (Dropout()(x, dropout) @ lora_a) * (self.alpha / self.rank) @ lora_b
 
 
 def with_own_kernels(model: Model) -> Model:

@@ -69,9 +69,10 @@ def scratch_model(spec: TextCNN | CustomModel, vocabulary_size: int, classes: in
 
 
 def encoder_model(spec: Transformer, sizes: EncoderSizes, frozen: Params, classes: int) -> Model:
-    """A pretrained encoder, of `load_checkpoint`, with adapters."""
-    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype")
-    return transformer(sizes, frozen, classes, **{name: getattr(spec, name) for name in options})
+    """An encoder of the sizes and weights of `load_checkpoint`."""
+    options = ("lora_rank", "lora_alpha", *DROPOUT_RATES, "compute_dtype", "trains")
+    weights = frozen if spec.pretrained else None
+    return transformer(sizes, weights, classes, **{name: getattr(spec, name) for name in options})
 
 
 def _textcnn(spec: TextCNN, vocabulary_size: int, classes: int) -> Model:

@@ -1,5 +1,6 @@
 """A trained model as a folder of its own, and back."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -7,8 +8,9 @@ import jax
 from fedjax_paradox.config import Cell, Transformer
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models import export
+from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.download import find_checkpoint
-from fedjax_paradox.models.pretrained import load_checkpoint
+from fedjax_paradox.models.pretrained import load_checkpoint, read_config
 from fedjax_paradox.sweep.architectures import encoder_model, scratch_model
 from fedjax_paradox.sweep.trained import Trained, Vocabulary, check_trusted
 
@@ -22,10 +24,14 @@ def write(trained: Trained, folder: Path, cache: Path, merge: bool = False) -> s
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; export to another folder")
     spec = trained.cell.architecture
-    if merge and not isinstance(spec, Transformer):
+    if merge and not (isinstance(spec, Transformer) and _on_checkpoint(spec)):
         raise InputError(f"models.{trained.cell.model} has no adapters to merge; leave out --merge")
-    if isinstance(spec, Transformer):
+    if isinstance(spec, Transformer) and _on_checkpoint(spec):
         kind = _write_encoder(trained, spec, folder, cache, merge)
+    elif isinstance(spec, Transformer):
+        kind, base = "from scratch", find_checkpoint(spec.weights, cache, spec.revision)
+        export.write_scratch(trained.trainable, base, folder)
+        shutil.copyfile(base / "config.json", folder / "config.json")
     else:
         kind, vocabulary = "from scratch", trained.vocabulary
         export.write_scratch(trained.trainable, vocabulary.words or vocabulary.folder or Path(), folder)
@@ -33,6 +39,11 @@ def write(trained: Trained, folder: Path, cache: Path, merge: bool = False) -> s
     record = {"cell": cell, "round": trained.round, "client": trained.client, "classes": list(trained.classes)}
     export.write_record(folder, record)
     return kind
+
+
+def _on_checkpoint(spec: Transformer) -> bool:
+    """Whether a checkpoint and adapters are all of the model."""
+    return spec.pretrained and spec.trains == "adapters"
 
 
 def _write_encoder(trained: Trained, spec: Transformer, folder: Path, cache: Path, merge: bool) -> str:
@@ -63,7 +74,10 @@ def open_exported(folder: Path, cache: Path, own_code: bool = False) -> Trained:
     check_trusted(cell, own_code)
     spec = cell.architecture
     model_type = ""
-    if not isinstance(spec, Transformer):
+    if isinstance(spec, Transformer) and not _on_checkpoint(spec):
+        vocabulary = Vocabulary(spec.max_length, folder=folder)
+        model = _scratch_encoder(spec, folder, cache, len(classes))
+    elif not isinstance(spec, Transformer):
         words = None if getattr(spec, "tokenizer", None) else export.read_words(folder)
         vocabulary = Vocabulary(spec.max_length, words, folder)
         model = scratch_model(spec, vocabulary.size(), len(classes))
@@ -77,3 +91,11 @@ def open_exported(folder: Path, cache: Path, own_code: bool = False) -> Trained:
     _, frozen = model.init(jax.random.key(0))
     trainable = export.read_leaves(folder, shapes, model_type)
     return Trained(cell, round_, client, classes, model, trainable, frozen, vocabulary)
+
+
+def _scratch_encoder(spec: Transformer, folder: Path, cache: Path, classes: int) -> Model:
+    """The model whose trained leaves `folder` holds; a checkpoint beneath a head is not among them."""
+    if spec.pretrained and spec.trains == "head":
+        sizes, weights = load_checkpoint(find_checkpoint(spec.weights, cache, spec.revision))
+        return encoder_model(spec, sizes, weights, classes)
+    return encoder_model(spec.model_copy(update={"pretrained": False}), read_config(folder).sizes, {}, classes)
