@@ -109,7 +109,7 @@ def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
         trainer = trainer_of(Training(model.apply, OBJECTIVES["cross_entropy"], sgd, places=places), None)
         state = empty_lanes(trainer, globals_, num_lanes), empty_results(trainer.keep, globals_, len(jobs), 1)
         for chunk in schedule.chunks(jobs, num_lanes, 1):
-            state = jax.jit(partial(train, trainer, trainer.keep))(*state, round_, chunk)
+            state = jax.jit(partial(train, trainer, trainer.keep))(state, round_, chunk)
         return state[1]
 
     # Products of other shapes, over seven steps.

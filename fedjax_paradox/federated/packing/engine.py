@@ -145,9 +145,11 @@ def advance_on(mesh: Mesh, trainer: Trainer, reducer: Reducer, options: dict[str
     """`train` over the lanes of a mesh, jitted: (lanes, results, round, chunk) -> (lanes, results, i32[] rows trained).
     It donates the lanes and the results that it gets."""
 
-    def advance_all(*arguments: Any) -> tuple[Lanes, JobResults, jax.Array]:
-        lanes, results = train(trainer, reducer, *arguments)
-        return lanes, results, jax.lax.psum(jnp.sum((arguments[-1].rows >= 0).astype(jnp.int32)), "lanes")
+    def advance_all(
+        lanes: Lanes, results: JobResults, round_: Round, chunk: Chunk
+    ) -> tuple[Lanes, JobResults, jax.Array]:
+        rows = jax.lax.psum(jnp.sum((chunk.rows >= 0).astype(jnp.int32)), "lanes")
+        return *train(trainer, reducer, (lanes, results), round_, chunk), rows
 
     specs, results = (LANES, LANES, EVERYWHERE, CHUNK), (LANES, LANES, EVERYWHERE)
     over_lanes = jax.shard_map(advance_all, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)
@@ -156,16 +158,16 @@ def advance_on(mesh: Mesh, trainer: Trainer, reducer: Reducer, options: dict[str
 
 
 def train(
-    trainer: Trainer, reducer: Reducer, lanes: Lanes, results: JobResults, round_: Round, chunk: Chunk
+    trainer: Trainer, reducer: Reducer, state: tuple[Lanes, JobResults], round_: Round, chunk: Chunk
 ) -> tuple[Lanes, JobResults]:
     """One chunk on one device, segment by segment: lanes are trained, and jobs that end are added to the results."""
 
-    def one(number: jax.Array, both: tuple[Lanes, JobResults]) -> tuple[Lanes, JobResults]:
+    def one(number: jax.Array, state: tuple[Lanes, JobResults]) -> tuple[Lanes, JobResults]:
         segment = jax.tree.map(lambda each: each[number], chunk.segments)
-        lanes = advance(trainer, both[0], round_, segment, Batches(chunk.rows, chunk.round))
-        return lanes, store(reducer, both[1], lanes, round_, segment)
+        lanes = advance(trainer, state[0], round_, segment, Batches(chunk.rows, chunk.round))
+        return lanes, store(reducer, state[1], lanes, round_, segment)
 
-    return jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.count, one, (lanes, results))
+    return jax.lax.fori_loop(jnp.zeros((), jnp.int32), chunk.count, one, state)
 
 
 def sums(groups: Sequence[RuleGroup]) -> bool:
