@@ -111,7 +111,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME-HASH.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
     target: Annotated[
-        str | None, typer.Option(help="With --dry-run: compile for a TPU that is not here, such as v5e:2x2.")
+        str | None, typer.Option(help="With --dry-run: compile for an accelerator that is not here: v5e:2x2, h100:8.")
     ] = None,
     distributed: Annotated[bool, typer.Option("--distributed", help="One process of a Slurm job or TPU pod.")] = False,
     coordinator: Annotated[str | None, typer.Option(help="Elsewhere: HOST:PORT of process 0.")] = None,
@@ -146,7 +146,7 @@ def run(
     console = Console(highlight=False, soft_wrap=True, quiet=not hosts.is_writer())
     if not dry_run:
         console.print(f"Output: {printable(str(out))}", markup=False)
-    programs = prepare(cells(experiment), cache, "tpu" if target else None)
+    programs = prepare(cells(experiment), cache, "accelerator" if target else None)
     plans = [plan(experiment, program) for program in programs]
     console.print(display.plans(programs, plans), markup=False)
     if dry_run:

@@ -38,14 +38,45 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 
 
 def test_products_are_counted_everywhere_and_kernels_outside_of_fusions():
-    products, kernels = operations(TEXT)
-    assert products == {"bf16": 1, "f32": 1}
-    assert kernels == 3  # fusion, convolution, custom-call
+    found = operations(TEXT)
+    assert found.products == {"bf16": 1, "f32": 1}
+    assert found.kernels == 3  # fusion, convolution, custom-call
+    assert found.written == 2 * 4 + 4 * 8 * 4 + 2 * (2 * 4)
+
+
+def test_a_result_that_is_changed_in_place_is_not_written_whole():
+    changed = TEXT.replace("ROOT %t = f32[2]{0} transpose(%p)", "ROOT %t = f32[2]{0} dynamic-update-slice(%p, %p)")
+    assert operations(TEXT).written - operations(changed).written == 2 * 4
+
+
+def test_a_call_of_cublas_is_a_product():
+    line = '  %g = (bf16[4,8]{1,0}, s8[1024]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul"\n'
+    assert operations(line)[:2] == ({"bf16": 1}, 1)
+
+
+def test_a_loop_counts_once_and_of_a_choice_the_largest():
+    text = """\
+%small (p: f32[2]) -> f32[2] {
+  ROOT %a = (f32[2]{0}, s8[64]{0}) custom-call(%p), custom_call_target="__cublas$gemm"
+}
+%large (p: f32[2]) -> f32[2] {
+  ROOT %b = f32[5]{0} copy(%p)
+}
+%body (p: f32[2]) -> f32[2] {
+  %c = bf16[3]{0} copy(%p)
+  ROOT %d = f32[2]{0} conditional(%c, %p, %p), branch_computations={%small, %large}
+}
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %e = pred[7]{0} copy(%a)
+  ROOT %f = f32[2]{0} while(%e), condition=%small, body=%body
+}
+"""
+    assert operations(text) == ({"f32": 1}, 4, 7 + 3 * 2 + 5 * 4)
 
 
 @pytest.mark.parametrize(("results", "fits"), [(1, True), (2, False)])
 def test_what_a_device_holds_is_arguments_temporaries_and_results(results, fits):
-    found = Compiled(4, 4, 10, 5, results, 16, 1.0, 1.0, operations("")[0], 0, 1.0, 1.0, 1.0)
+    found = Compiled(4, 4, 10, 5, results, 16, 1.0, 1.0, operations("").products, 0, 1.0, 1.0, 1.0)
     assert found.fits == fits
 
 
@@ -63,11 +94,14 @@ def call(tmp_path, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("name", ["h100", "v5e", "v5e:", "v5e:2", "v5e:0x2", "v5e:2x2x2x2", "v9:2x2"])
+@pytest.mark.parametrize(
+    "name", ["b300", "h100:", "h100:2x2", "h100:0", "v5e", "v5e:", "v5e:2", "v5e:0x2", "v5e:2x2x2x2", "v9:2x2"]
+)
 def test_an_unknown_target_is_told_the_known_ones(call, name):
     code, told = call("--dry-run", "--target", name)
     assert code == 2
-    assert f"a chip of {', '.join(CHIPS)} such as v5e:2x2, got '{name}'" in told
+    assert f"a chip of {', '.join(CHIPS)}, with a topology such as v5e:2x2 or a number such as h100:8" in told
+    assert f"got '{name}'" in told
 
 
 def test_a_target_runs_nothing(call):
