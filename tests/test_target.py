@@ -3,15 +3,15 @@
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 import toy
 
 from fedjax_paradox.cli import main
-from fedjax_paradox.sweep.target import CHIPS, Compiled, operations
+from fedjax_paradox.sweep.target import CHIPS, Compiled, compiler, operations
 
-no_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+no_libtpu = pytest.mark.skipif(not compiler(CHIPS["v5e"])[0], reason="libtpu is not installed (extra `tpu`)")
+no_cuda = pytest.mark.skipif(not compiler(CHIPS["h100"])[0], reason="no compiler for GPUs here (extra `cuda13`)")
 
 NUMBERS = {
     "bound": r"at least ([\d.e+-]+) s by its products",
@@ -111,25 +111,34 @@ def test_a_target_runs_nothing(call):
     )
 
 
-@pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_the_compiler_one_line_says_what_to_install(call):
-    code, told = call("--dry-run", "--target", "v5e:2x2")
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "tpu"), ("h100", "cuda13")])
+def test_without_the_compiler_one_line_says_what_to_install(call, name, extra):
+    if compiler(CHIPS[name.partition(":")[0]])[0]:
+        pytest.skip("it is installed")
+    code, told = call("--dry-run", "--target", name)
     assert code == 2
-    assert "pip install 'fedjax-paradox[tpu]'" in told
+    assert f"pip install 'fedjax-paradox[{extra}]'" in told
 
 
-@no_libtpu
-@pytest.mark.parametrize(("name", "devices"), [("v5e:2x2", 4), ("v6e:1x1", 1)])
-def test_a_small_program_is_compiled_for_a_tpu(tmp_path, name, devices):
-    """In a process of its own: the compiler for TPUs and the platform are chosen once."""
+@pytest.mark.parametrize(
+    ("name", "devices", "peak"),
+    [
+        pytest.param("v5e:2x2", 4, 197e12, marks=no_libtpu),
+        pytest.param("v6e:1x1", 1, 918e12, marks=no_libtpu),
+        pytest.param("h200", 1, 989e12, marks=no_cuda),
+        pytest.param("a100:2", 2, 312e12, marks=no_cuda),
+    ],
+)
+def test_a_small_program_is_compiled_for_a_machine_that_is_not_here(tmp_path, name, devices, peak):
+    """In a process of its own: compiler and platform are chosen once."""
     config = toy.write(tmp_path)
     command = [sys.executable, "-m", "fedjax_paradox", "run", str(config), "model=textcnn", "--dry-run"]
     done = subprocess.run([*command, "--target", name], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert f"textcnn on {devices} device" in done.stdout
     assert "fits" in done.stdout
-    # The last line from those above: the steps of the longest lane at v5e's 197 TFLOP/s, v6e's 918. Three digits.
+    # The last line from those above: the steps of the longest lane at the chip's peak. Three digits.
     number = {name: float(re.search(pattern, done.stdout)[1]) for name, pattern in NUMBERS.items()}
-    steps = number["bound"] * {4: 197e12, 1: 918e12}[devices] / (number["gflop"] * 1e9)
+    steps = number["bound"] * peak / (number["gflop"] * 1e9)
     assert 0.9 * number["steps"] / number["lanes"] <= steps <= 1.1 * number["steps"]
     assert steps == pytest.approx(round(steps), rel=0.05)
     assert not (tmp_path / "runs").exists()

@@ -103,8 +103,8 @@ def check(name: str) -> Chip:
             f"--target must be a chip of {known}, with a topology such as v5e:2x2 or a number such as h100:8, got "
             f"{name!r:.80}"
         )
-    module, kind, extra = _COMPILERS[bool(chip.gpu)]
-    if not _installed(module):
+    here, kind, extra = compiler(chip)
+    if not here:
         raise InputError(f"--target needs the compiler for {kind}: pip install 'fedjax-paradox[{extra}]'")
     if chip.gpu:  # the libraries that run programs are not here, and not needed
         os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
@@ -112,11 +112,13 @@ def check(name: str) -> Chip:
     return chip
 
 
-def _installed(module: str) -> bool:
+def compiler(chip: Chip) -> tuple[bool, str, str]:
+    """(whether a chip's compiler is installed, what it is for, the extra that has it)."""
+    module, kind, extra = _COMPILERS[bool(chip.gpu)]
     try:
-        return find_spec(module) is not None
+        return find_spec(module) is not None, kind, extra
     except ModuleNotFoundError:  # the package above it
-        return False
+        return False, kind, extra
 
 
 def topology(name: str) -> list[Any]:
