@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import checkpoints
 import jax
 import numpy as np
 import pytest
@@ -130,3 +131,14 @@ def test_padding_is_told_and_stored(tmp_path, monkeypatch):
     run(experiment, [program], tmp_path / "out", lambda event: None)  # noqa: ARG005
     assert history.read(tmp_path / "out").rounds["padding"].to_pylist() == [pytest.approx(cost.padding)]
     assert f"{cost.padding:.0%} of their token places padding" in display.plans([program], [cost])
+
+
+def test_a_lane_takes_room_where_no_gradient_goes_through_the_encoder(tmp_path):
+    words = [word for words in toy.WORDS.values() for word in words]
+    folder = checkpoints.random_checkpoint(tmp_path / "bert", "bert")
+    checkpoints.write_vocabulary(folder, words)
+    model = f"models.head={{architecture: transformer, weights: {folder}, max_length: 8, trains: head}}"
+    _, (program,) = toy.study(toy.write(tmp_path), "model=head", model)
+    head, _ = program.initial()
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(head))
+    assert plan.memory(program).lane >= 3 * held  # its leaves, their momentum, and where it starts

@@ -208,7 +208,8 @@ def _activations(program: Program, one: Tree, frozen: Tree) -> int:
         )[1]
 
     tokens = jax.ShapeDtypeStruct((batch, program.data.tokens.shape[1]), jnp.int32)
-    return _bytes(jax.eval_shape(backward, one, frozen, tokens)) - _bytes(frozen)
+    # Residuals hold the frozen weights, where the gradient goes through them.
+    return max(0, _bytes(jax.eval_shape(backward, one, frozen, tokens)) - _bytes(frozen))
 
 
 def _row_flops(program: Program) -> tuple[float, float]:
