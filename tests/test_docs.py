@@ -152,7 +152,8 @@ def understood(text: str, folder: Path) -> None:
     (stand_ins / "fedjax-paradox").write_text(STAND_IN)
     (stand_ins / "fedjax-paradox").chmod(stat.S_IRWXU)
     given = [f"{name}() {{ :; }}" for name in OTHERS]
-    given += ['source() { :; }; srun() { "$@"; }', "set -euo pipefail", text, "wait"]
+    given += ['source() { :; }; srun() { "$@"; }; sbatch() { test -f "$1" && fedjax-paradox run "${@:2}"; }']
+    given += ["set -euo pipefail", text, "wait"]
     environment = {"PATH": str(stand_ins), "SEEN": str(seen), "HOME": str(folder)}
     subprocess.run(["/bin/bash", "-c", "\n".join(given)], check=True, env=environment, cwd=folder)
     for line in seen.read_text().splitlines() if seen.exists() else ():
