@@ -79,13 +79,13 @@ def compiled(caplog):
         found = Counter(
             match[1] for message in caplog.messages if (match := re.match(r"Compiling jit\((\w+)\)", message))
         )
-        return {name: found[name] for name in ("init_rules", "begin", "store", "aggregate", "predict")}
+        return {name: found[name] for name in ("init_rules", "begin", "aggregate", "predict")}
 
     with jax.log_compiles():
         yield count
 
 
-ONCE = dict.fromkeys(("init_rules", "begin", "store", "aggregate", "predict"), 1)
+ONCE = dict.fromkeys(("init_rules", "begin", "aggregate", "predict"), 1)
 
 
 def recorded():
