@@ -117,9 +117,5 @@ def _cell(cell: Cell, setting: Setting, generator: np.random.Generator, rounds: 
             total = evaluation.rows.sum(axis=1)
             correct = evaluation.mixture @ (1 - lack) * total
             counts[protocol] = (correct if protocol == "label_matched" else np.floor(correct), total)
-        tables.append(
-            results.records(
-                {**facts, "round": round_}, np.arange(len(setting.train)), setting.train.sum(axis=1), counts
-            )
-        )
+        tables.append(results.records({**facts, "round": round_}, setting.train.sum(axis=1), counts))
     return tables

@@ -70,7 +70,7 @@ def test_the_compiled_program_has_the_last_word(study, monkeypatch):
 def test_lanes_that_a_person_asks_for_are_refused_with_what_would_fit(study, monkeypatch):
     fixed, lane = plan.memory(study[1][0])
     small = int((fixed + 2.5 * lane) / plan.MEMORY_SHARE)
-    monkeypatch.setattr(plan, "_needed", lambda _: small)
+    monkeypatch.setattr(plan, "_needed", lambda _: small + 1)
     with pytest.raises(InputError, match=r"lanes=5 of textcnn need 0\.00 GiB .*; lanes=2 should fit"):
         launched(study, monkeypatch, small, lanes=5)
 

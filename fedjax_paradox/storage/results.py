@@ -36,16 +36,18 @@ SCHEMA = pa.schema(
 
 def records(
     facts: Mapping[str, Any],
-    clients: np.ndarray,
     train_rows: np.ndarray,
     counts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    clients: np.ndarray | None = None,
 ) -> pa.Table:
     """Rows of one cell in one round.
 
     Args:
       facts: the columns that are the same in every row (cell ... round).
-      clients: i[S], who was scored; train_rows: i[S]; counts: protocol -> (correct f[S], total i[S]).
+      train_rows: i[S], of those that were scored; counts: protocol -> (correct f[S], total i[S]).
+      clients: i[S], their numbers; None: all, in order.
     """
+    clients = np.arange(len(train_rows)) if clients is None else clients
     columns = {name: [value] * (len(clients) * len(counts)) for name, value in facts.items()}
     columns["protocol"] = [protocol for protocol in counts for _ in clients]
     columns["client"] = clients.tolist() * len(counts)

@@ -330,5 +330,5 @@ def _table(program: Program, round_: int, predicted: np.ndarray, scored: Sequenc
         scored_clients = program.clients[index].scored
         train_rows = program.clients[index].class_counts[scored_clients].sum(axis=1)
         common = {"corpus": program.corpus.name, "round": round_}
-        tables += [results.records({**facts(cell), **common}, scored_clients, train_rows, counts) for cell in alike]
+        tables += [results.records({**facts(cell), **common}, train_rows, counts, scored_clients) for cell in alike]
     return pa.concat_tables(tables)
