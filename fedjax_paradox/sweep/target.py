@@ -65,7 +65,7 @@ CHIPS = {
     "h100": Chip(80 * 10**9, 989e12, 3350e9, gpu=_HOPPER),
     "h200": Chip(141 * 10**9, 989e12, 4800e9, gpu=_HOPPER),
 }
-_SHAPE = {True: r"(:[1-9]\d{0,2})?", False: r":[1-9]\d{0,2}(x[1-9]\d{0,2}){1,2}"}  # of a GPU or not
+_ARRANGEMENT = {True: r"(:[1-9]\d{0,2})?", False: r":[1-9]\d{0,2}(x[1-9]\d{0,2}){1,2}"}  # of a GPU or not
 _COMPILERS = {True: ("jax_plugins.xla_cuda13", "GPUs", "cuda13"), False: ("libtpu", "TPUs", "tpu")}
 
 
@@ -97,7 +97,7 @@ def check(name: str) -> Chip:
     To be called before JAX looks for its devices.
     """
     chip = CHIPS.get(name.partition(":")[0])
-    if chip is None or not re.fullmatch(rf"\w+{_SHAPE[bool(chip.gpu)]}", name):
+    if chip is None or not re.fullmatch(rf"\w+{_ARRANGEMENT[bool(chip.gpu)]}", name):
         known = ", ".join(CHIPS)
         raise InputError(
             f"--target must be a chip of {known}, with a topology such as v5e:2x2 or a number such as h100:8, got "
@@ -295,15 +295,10 @@ def _arguments(program: Program, lanes: int, mesh: Any) -> tuple[Tree, ...]:
     if engine.needs_start_loss:
         people = people._replace(start_loss=people.rows)
     states = jax.eval_shape(engine.init_rules, globals_)
-    told = jax.eval_shape(
-        lambda leaves: engine.begin(leaves, states, engine.start(leaves, engine.devices, people.mask.size)[1], people)[
-            1
-        ],
-        globals_,
-    )
-    results = jax.eval_shape(
-        lambda leaves: empty_results(engine.reducer, leaves, people.mask.size, mesh.size), globals_
-    )
+    count = people.mask.size
+    _, here = jax.eval_shape(lambda leaves: engine.start(leaves, engine.devices, count), globals_)
+    _, told, _ = jax.eval_shape(engine.begin, globals_, states, here, people)
+    results = jax.eval_shape(lambda leaves: empty_results(engine.reducer, leaves, count, mesh.size), globals_)
     chunk = jax.tree.map(np.asarray, next(schedule.chunks(jobs, lanes, 1)))
     state = jax.eval_shape(lambda leaves: empty_lanes(program.trainer, leaves, lanes), globals_)
     round_ = Round(globals_, program.hyper, told, frozen, program.data)
