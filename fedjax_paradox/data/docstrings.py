@@ -5,6 +5,7 @@ package runs, so the corpus needs no network. Their sources are parsed with `ast
 """
 
 import ast
+import gc
 import gzip
 import hashlib
 import importlib.metadata
@@ -19,6 +20,7 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -59,12 +61,13 @@ def docstring_paragraphs(cache: Path) -> tuple[list[str], list[int], list[str], 
 
     The outcome depends on the versions of Python and the three packages alone. Rows come in the order of
     their SHA-256, which also puts one paragraph in ten into the test split, so none is in both. The first
-    call parses the sources (about ten seconds); later ones read a file in `cache`.
+    call parses the sources (some eight seconds); later ones read a file in `cache`.
     """
     path = cache / f"docstrings-{_versions_key()}.jsonl.gz"
     rows = kept(path, _read_rows)
     if rows is None:
-        rows = label_paragraphs({name: package_paragraphs(package_folder(name)) for name in CLASSES})
+        with _no_search_for_cycles():
+            rows = label_paragraphs({name: package_paragraphs(package_folder(name)) for name in CLASSES})
         keep(path, lambda file: _write_rows(file, rows))
     train, test = [[row for row in rows if _is_test(row[0]) == part] for part in (False, True)]
     return (
@@ -136,6 +139,18 @@ def is_prose(paragraph: str) -> bool:
         and paragraph.isprintable()  # no lone surrogates, which tokenizers refuse
         and not _BOILERPLATE.search(paragraph)
     )
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Syntax trees have none, and so many parts that the search beside an imported JAX doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
