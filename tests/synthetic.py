@@ -108,14 +108,14 @@ def _cell(cell: Cell, setting: Setting, generator: np.random.Generator, rounds: 
     names = ("model", "rule", "alpha", "num_clients", "partition_seed", "seed")
     facts = {"cell": cell.name, "corpus": cell.corpus.name, **{name: getattr(cell, name) for name in names}}
     slow = 0.25 if cell.model == "textcnn" else 0.45
-    tables = []
+    tables, who = [], np.flatnonzero(setting.scored)
     for round_ in range(1, rounds + 1):
         lack = np.array([0.1, 0.05, 0.15, slow]) / round_**0.5 + generator.uniform(0, 0.08, len(CLASSES))
         counts = {}
         for protocol in cell.protocols:
             evaluation = EVALUATIONS[protocol](setting)
-            total = evaluation.rows.sum(axis=1)
-            correct = evaluation.mixture @ (1 - lack) * total
+            total = evaluation.rows[who].sum(axis=1)
+            correct = evaluation.mixture[who] @ (1 - lack) * total
             counts[protocol] = (correct if protocol == "label_matched" else np.floor(correct), total)
-        tables.append(results.records({**facts, "round": round_}, setting.train.sum(axis=1), counts))
+        tables.append(results.records({**facts, "round": round_}, setting.train[who].sum(axis=1), counts, who))
     return tables

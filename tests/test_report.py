@@ -723,9 +723,12 @@ def test_learning_curves_are_means_over_runs(place, tmp_path):
     assert sorted(curves[:-2]) == [pytest.approx(curve) for curve in sorted(of_each)]
 
 
-def test_the_worst_client_of_every_run_is_ringed_and_its_class_named(place, tmp_path):
-    run = small(place, tmp_path / "run", PARTITIONS, "alpha=0.1")
-    picture = drawn(gather([run], None, place / "cache"), "worst-clients")
+@pytest.mark.parametrize("some", [[], ["num_clients=9", "evaluate_clients=4"]], ids=["all", "a draw"])
+def test_the_worst_client_of_every_run_is_ringed_and_its_class_named(place, tmp_path, some):
+    run = small(place, tmp_path / "run", PARTITIONS, "alpha=0.1", *some)
+    content = gather([run], None, place / "cache")
+    assert ("Scored: a draw of 4 clients, of those with rows first." in content.footnotes) == bool(some)
+    picture = drawn(content, "worst-clients")
     rows = [row for row in results.read(run).to_pylist() if row["round"] == 2 and row["protocol"] == "label_matched"]
     settings = {
         name: one.setting for one in audit(cells(load(run / "config.yaml")), place / "cache") for name in one.cells

@@ -115,7 +115,7 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     return Content(
         title=title(view, judged),
         sentences=sentences(view, judged),
-        footnotes=[*(f"{line[0].upper()}{line[1:]}." for line in reading.covered), _scored(names)],
+        footnotes=[*(f"{line[0].upper()}{line[1:]}." for line in reading.covered), *_drawn(reading), _scored(names)],
         runs=origin.runs(reading),
         left_out=[*reading.left_out, *unjudged],
         notes=[*reading.notes, *_same(same)],
@@ -129,6 +129,12 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
         **_audited(reading, audits, picked),
         methods=METHODS,
     )
+
+
+def _drawn(reading: Reading) -> list[str]:
+    cells = (cell for folder in reading.folders for cell in folder.cells)
+    some = dict.fromkeys(str(cell.evaluate_clients) for cell in cells if cell.evaluate_clients)
+    return [f"Scored: a draw of {' or '.join(some)} clients, of those with rows first."] if some else []
 
 
 def _scored(names: Collection[str]) -> str:

@@ -159,10 +159,10 @@ def _scored(view: View, run: Mapping[str, Any], classes: Sequence[str]) -> figur
     """The clients of a run that have an accuracy."""
     wanted = np.logical_and.reduce([view.table[key].to_numpy() == run[key] for key in ("cell", "round", "protocol")])
     table = view.table.filter(pa.array(wanted)).sort_by("client")
-    correct, total, rows = (table[name].to_numpy() for name in ("correct", "total", "train_rows"))
+    client, correct, total, rows = (table[name].to_numpy() for name in ("client", "correct", "total", "train_rows"))
     kept = (total > 0) & (rows > 0)
     accuracy = correct[kept] / total[kept]
-    held = view.audits[run["cell"]].setting.train.argmax(axis=1) if classes else np.zeros(len(rows), int)
+    held = view.audits[run["cell"]].setting.train.argmax(axis=1)[client] if classes else np.zeros(len(rows), int)
     worst = np.arange(len(accuracy)) == (accuracy.argmin() if len(accuracy) else -1)
     return figures.Clients(rows[kept], accuracy, held[kept], worst)
 
