@@ -164,6 +164,21 @@ def test_the_card_says_whom_the_model_serves(words, tmp_path):
     assert "after round 1 of 2, 5 clients, alpha 0.1" in text
 
 
+def test_the_card_of_a_client_s_own_model_says_how_it_serves_that_client(config, tmp_path):
+    results = run(config, "own", "model=textcnn", "rule=ditto", "rounds=1", "num_clients=9", "evaluate_clients=3")
+    rows = results.clients.query("protocol == 'label_matched' and total > 0").set_index("client")
+    accuracies = 100 * rows["correct"] / rows["total"]
+    others = f"{accuracies.mean():.1f} | {accuracies.min():.1f} | {accuracies.mean() - accuracies.min():.1f}"
+    scored, unscored = rows.index[0], min(set(range(9)) - set(rows.index))
+    for client, own in ((scored, f"{accuracies[scored]:.1f}"), (unscored, "–")):
+        text = (results.export(tmp_path / str(client), client=int(client)) / "README.md").read_text()
+        assert f"| `label_matched` | {own} | {others} | {accuracies.idxmin()} |" in text
+        assert f"this one serves client {client} alone" in text
+        assert "Scored: a draw of 3 clients." in text
+        assert "worst client (label_matched)" not in text  # the header's numbers are the model's own
+        assert (f"value: {accuracies[scored] / 100:.4f}".rstrip("0") in text) == (client == scored)
+
+
 def test_a_round_that_was_not_scored_is_exported_and_says_so(config, tmp_path):
     results = run(config, "unscored", "model=textcnn", "rounds=2", "evaluate_every=2")
     text = (results.export(tmp_path / "out", round=1) / "README.md").read_text()

@@ -80,7 +80,7 @@ ALLOWED = {
     "report/files.py": ((), ()),
     "report/card.py": (
         ("config/", "evaluation/fairness.py", "storage/", "text.py"),
-        ("pyarrow", "huggingface_hub"),
+        ("numpy", "pyarrow", "huggingface_hub"),
     ),
     "report/": (
         ("analysis/", "config/", "sweep/audits.py", "evaluation/", "report/", "storage/", "text.py"),

@@ -1,8 +1,9 @@
 """The card of an exported model, README.md in the hub's format: where it comes from, whom it serves, how to open it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub import EvalResult, ModelCardData
@@ -54,6 +55,7 @@ import fedjax_paradox as fp
 {given}
 probabilities = fp.open_model(folder).predict(texts)""",
 }
+_COLUMNS = ("mean over clients", "worst client", "gap", "which client is worst")
 HEAD = """\
 head = load_file(f"{{folder}}/head.safetensors")
 tokens = AutoTokenizer.from_pretrained(folder)(texts, max_length={length}, truncation=True, padding=True,
@@ -63,14 +65,23 @@ hidden = torch.relu(first @ head["pre_classifier.weight"].T + head["pre_classifi
 logits = hidden @ head["classifier.weight"].T + head["classifier.bias"]"""
 
 
+class _Score(NamedTuple):
+    """Under one protocol."""
+
+    protocol: str
+    clients: Summary  # of all clients, each with the model that it is served
+    own: float  # in [0, 1], of the client whose model it is; NaN where there is none or it has no accuracy
+
+
 def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classes: Sequence[str], kind: str) -> str:
     """Markdown under a YAML header.
 
     Args:
-      table: rows of the run, as in `storage.results`; kind: of `OPEN`.
+      table: rows of the run, as in `storage.results`; client: whose own model it is; kind: of `OPEN`.
     """
     base = getattr(cell.architecture, "weights", "")
-    spreads = _spreads(table, cell.name, round_)
+    rows = table.filter(pc.and_(pc.equal(table["cell"], cell.name), pc.equal(table["round"], round_)))
+    scores = _scores(rows, client)
     head = HEAD.format(length=cell.architecture.max_length)
     given = f"folder, texts = {'.'!r}, ['...']\nclasses = {list(classes)!r}"
     source = ", revision=".join(map(repr, filter(None, (base, getattr(cell.architecture, "revision", None)))))
@@ -80,7 +91,7 @@ def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classe
     local = cell.local.model_dump()
     lines = [
         "---",
-        _header(cell, base, kind, spreads),
+        _header(cell, client, base, kind, scores),
         "---",
         "",
         f"# {printable(cell.model)} on {printable(cell.corpus.name)}, {printable(cell.rule)}",
@@ -90,7 +101,7 @@ def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classe
         "",
         "## Whom it serves",
         "",
-        *(_accuracies(spreads) if spreads else ["The clients were not scored after this round."]),
+        *(_accuracies(cell, client, scores) if scores else ["The clients were not scored after this round."]),
         "",
         "## How to open it",
         "",
@@ -109,8 +120,18 @@ def card(cell: Cell, table: pa.Table, *, round_: int, client: int | None, classe
     return "\n".join(lines)
 
 
-def _header(cell: Cell, base: str, kind: str, spreads: Sequence[tuple[str, Summary]]) -> str:
+def _header(cell: Cell, client: int | None, base: str, kind: str, scores: Sequence[_Score]) -> str:
     """YAML"""
+    values = [
+        (protocol, what, value)
+        for protocol, clients, own in scores
+        for what, value in (
+            (("mean over clients", clients.average), ("worst client", clients.worst))
+            if client is None
+            else (("its client", own),)
+        )
+        if np.isfinite(value)
+    ]
     library = {"adapter": "peft", "encoder adapter": "peft", "from scratch": "fedjax_paradox"}.get(kind, "transformers")
     hub_name = base if base and not base.startswith((".", "/", "~")) else None
     return ModelCardData(
@@ -130,26 +151,32 @@ def _header(cell: Cell, base: str, kind: str, spreads: Sequence[tuple[str, Summa
                 metric_name=f"{what} ({protocol})",
                 metric_value=round(value, 4),
             )
-            for protocol, spread in spreads
-            for what, value in (("mean over clients", spread.average), ("worst client", spread.worst))
+            for protocol, what, value in values
         ],
     ).to_yaml()
 
 
-def _spreads(table: pa.Table, cell: str, round_: int) -> list[tuple[str, Summary]]:
-    """(protocol, spread over clients); empty where clients were not scored after the round."""
-    rows = table.filter(pc.and_(pc.equal(table["cell"], cell), pc.equal(table["round"], round_)))
-    found = results.counts(rows, ["protocol"])
-    return [(key["protocol"], summarise(correct, total)) for key, correct, total in found]
+def _scores(rows: pa.Table, client: int | None) -> list[_Score]:
+    """One for each protocol; empty where clients were not scored after the round."""
+    scores = []
+    for key, correct, total in results.counts(rows, ["protocol"]):
+        own = correct[client] / total[client] if client in np.flatnonzero(total) else np.nan
+        scores.append(_Score(key["protocol"], summarise(correct, total), float(own)))
+    return scores
 
 
-def _accuracies(spreads: Sequence[tuple[str, Summary]]) -> Iterator[str]:
-    yield from ("Accuracy in %, the gap in points: mean minus worst.", "")
-    yield "| protocol | mean over clients | worst client | gap | which client is worst |"
-    yield "|---|--:|--:|--:|--:|"
-    for protocol, spread in spreads:
-        numbers = " | ".join(f"{100 * value:.1f}" for value in (spread.average, spread.worst, spread.gap))
-        yield f"| `{protocol}` | {numbers} | {spread.worst_client} |"
+def _accuracies(cell: Cell, client: int | None, scores: Sequence[_Score]) -> Iterator[str]:
+    yield "Accuracy in %, the gap in points: mean minus worst."
+    if cell.evaluate_clients:
+        yield f"Scored: a draw of {cell.evaluate_clients} clients."
+    if client is not None:
+        yield f"Every client is scored with a model of its own; this one serves client {client} alone."
+    own = [] if client is None else [f"client {client}"]
+    yield from ("", f"| {' | '.join(['protocol', *own, *_COLUMNS])} |", "|---" + "|--:" * len([*own, *_COLUMNS]) + "|")
+    for protocol, clients, accuracy in scores:
+        first = [accuracy] if own else []
+        numbers = [f"{100 * value:.1f}" for value in (*first, clients.average, clients.worst, clients.gap)]
+        yield f"| {' | '.join([f'`{protocol}`', *numbers, str(clients.worst_client)])} |".replace("nan", "–")
 
 
 def _settings(cell: Cell) -> list[tuple[str, Any]]:
