@@ -20,6 +20,7 @@ from fedjax_paradox.federated.packing.lanes import empty_lanes
 from fedjax_paradox.federated.trainer import Data, Round, Told, Training
 from fedjax_paradox.federated.types import Hyper, Participants
 from fedjax_paradox.models.places import first_of_rows, in_rows, places_of, side_by_side
+from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.sweep.sizes import batch_tokens, few_sizes, places_of_lanes, step_places
 
 LENGTH = 12
@@ -79,6 +80,23 @@ def test_a_packed_transformer_has_the_loss_and_gradients_of_a_padded_one() -> No
     chex.assert_trees_all_close(results(key, still, places=26), results(), rtol=1e-4, atol=1e-6)
     # What dropout draws for a token is the same in any number of places.
     chex.assert_trees_all_close(results(key, places=26), results(key), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("lengths", "places"), [([7, 1, 0, 12, 6], 26), ([2, 1], 3), ([1], 1)])
+def test_a_packed_textcnn_has_the_loss_and_gradients_of_a_padded_one(lengths: list[int], places: int) -> None:
+    """Also where a batch has fewer places than one row may have tokens."""
+    model = textcnn(20, CLASSES, embedding_size=8, filters=6, dropout=0.5)
+    trainable, frozen = perturbed(model)
+    tokens, still = padded(lengths), {"dropout": 0.0}
+
+    def results(*arguments: Any, **more: Any) -> Any:
+        def total(leaves: dict) -> jax.Array:
+            return jnp.sin(model.apply(leaves, frozen, tokens, *arguments, **more)).sum()
+
+        return jax.jit(jax.value_and_grad(total))(trainable)
+
+    # Sums over windows in another order.
+    chex.assert_trees_all_close(results(jax.random.key(3), still, places=places), results(), rtol=1e-4, atol=1e-6)
 
 
 # Lanes

@@ -132,11 +132,12 @@ class Convolution(nn.Module):
 
 
 def _side_by_side(tokens: jax.Array, number: int, gap: int) -> tuple[jax.Array, Rows]:
-    """(i32[number + B gap] tokens of i32[B, T], at most `number` of them, each row followed by `gap` zeros; rows)."""
+    """(i32[N] tokens of i32[B, T], at most `number` of them, each row followed by `gap` zeros; rows)."""
     batch, length = tokens.shape
+    room = max(number + batch * gap, length)  # the windows of any one row are a slice of it
     taken = jnp.sum(tokens != 0, axis=1, dtype=jnp.int32)
     wide = jnp.pad(tokens, ((0, 0), (0, gap)))
-    places = places_of(jnp.arange(length + gap)[None] < taken[:, None] + gap, number + batch * gap)
+    places = places_of(jnp.arange(length + gap)[None] < taken[:, None] + gap, room)
     side_by_side = wide.ravel().at[places.of].get(mode="fill", fill_value=0)
     return side_by_side, Rows(places.at[:, 0], taken, jnp.arange(length, dtype=jnp.int32))
 
