@@ -80,6 +80,8 @@ def test_equal_and_extreme_clients():
     equal, zero = summarise(np.full(5, 3.0), np.full(5, 4)), summarise(np.zeros(5), np.full(5, 4))
     for summary in (equal, zero):
         assert (summary.gap, summary.gini, summary.jain) == (0.0, pytest.approx(0.0), pytest.approx(1.0))
+    rounded = summarise(np.array([3.0, np.nextafter(3.0, 4.0)]), np.array([3, 3]))
+    assert (rounded.average, rounded.worst, rounded.std) == (1.0, 1.0, 0.0)
     one = summarise(np.array([4.0, 0, 0, 0]), np.full(4, 4))
     assert (one.gini, one.jain) == (pytest.approx(0.75), pytest.approx(0.25))
 

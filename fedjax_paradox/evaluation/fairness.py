@@ -37,7 +37,8 @@ def summarise(correct: np.ndarray, total: np.ndarray) -> Summary:
     if len(clients) == 0:
         nan = float("nan")
         return Summary(nan, nan, nan, nan, nan, nan, nan, nan, -1)
-    accuracy = correct[clients] / total[clients]
+    # A sum of weighted recalls may pass the total by rounding, and a share above 1 is none.
+    accuracy = np.minimum(correct[clients] / total[clients], 1.0)
     ordered = np.sort(accuracy)
     count, mean, worst = len(ordered), average(ordered), float(ordered[0])
     variance, positive = fsum((ordered - mean) ** 2) / count, bool(ordered[-1] > 0)
