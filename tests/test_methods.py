@@ -7,7 +7,7 @@ import toy
 from checkpoints import random_checkpoint
 
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.federated.methods import RULES
+from fedjax_paradox.federated.methods import OF_ADAPTERS, RULES
 from fedjax_paradox.federated.objectives import OBJECTIVES
 from fedjax_paradox.storage import checkpoint
 
@@ -67,14 +67,15 @@ OF_KERNELS = ("fedex_lora", "flora")
 @pytest.mark.conformance
 def test_every_method_runs_from_its_name_alone(config, tmp_path):
     """In one grid; and leaves are finite, since nothing diverged."""
-    names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES if name not in OF_KERNELS]
+    names = [name if name != "fedavgw" else "fedavgw(beta=0.5)" for name in RULES if name not in OF_ADAPTERS]
     table = toy.execute(config, tmp_path, "model=bag", "rounds=1", "participation=0.5", f"grid.rule={names}")
     assert set(table["rule"].to_pylist()) == {*names} - {"fedavgw(beta=0.5)"} | {"fedavgw(beta=0.5)"}
 
 
-@pytest.mark.parametrize("rule", OF_KERNELS)
-def test_kernels_under_adapters_are_asked_of_models_that_have_them(config, rule):
-    told = f"rule '{rule}' changes the kernels under LoRA adapters, of which models.bag has none; take a model with"
+@pytest.mark.parametrize("rule", OF_ADAPTERS)
+def test_adapters_are_asked_of_models_that_have_them(config, rule):
+    """Without any, they would be FedAvg under another name."""
+    told = f"rule '{rule}' .* LoRA adapters, of which models.bag has none; take a model with"
     with pytest.raises(InputError, match=told):
         toy.study(config, *BAG, f"rule={rule}")
 
@@ -96,7 +97,7 @@ def encoder(config):
 def test_kernels_are_a_cells_own_only_under_rules_that_change_them(encoder, tmp_path):
     """The first round of FedEx-LoRA and FLoRA starts as FedIT's does; the kernels move in the checkpoint."""
     study, moved = ("model=tiny", "rounds=2"), {}
-    for rule in ("fedavg", "flexlora", *OF_KERNELS):
+    for rule in ("fedavg", *OF_ADAPTERS):
         out = tmp_path / rule
         toy.execute(encoder, out, *study, f"rule={rule}")
         _, (program,) = toy.study(encoder, *study, f"rule={rule}")

@@ -189,3 +189,4 @@ RULES: dict[str, Callable[..., Rule]] = {
     "local_only": local_only,
     "centralised": centralised,
 }
+OF_ADAPTERS = ("ffa_lora", "fedsa_lora", "flexlora", "fedex_lora", "flora")  # without any, they would be FedAvg

@@ -20,13 +20,14 @@ from fedjax_paradox.data.corpus import Corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.federated.lazy import trainer_of
+from fedjax_paradox.federated.methods import OF_ADAPTERS
 from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
 from fedjax_paradox.federated.packing.schedule import local_batches
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
 from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.download import commit_of, find_checkpoint
-from fedjax_paradox.models.lora import with_own_kernels
+from fedjax_paradox.models.lora import is_adapter, with_own_kernels
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.registry import source_digest
 from fedjax_paradox.sweep.architectures import corpus_and_model
@@ -336,10 +337,16 @@ def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[Rule
     Cells of one rule share the function; of one that asks for their number of clients, those with equally many.
     """
     asked = _updates(_leaves(model), max(cell.num_clients for cell in cells), classes)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(_leaves(model))]
     found = []
     builders: dict[Any, partial[Rule]] = {}
     for cell in cells:
         name, numbers = parse_call(cell.rule)
+        if name in OF_ADAPTERS and not any(map(is_adapter, paths)):
+            raise InputError(
+                f"rule {name!r} aggregates LoRA adapters, of which models.{cell.model} has none; take a model with "
+                "adapters, or another rule"
+            )
         build, (complete,) = rule_builder(name, [numbers], _given(cell, model))
         build = builders.setdefault((name, *build.keywords.values()), build)
         told = check_rule(name, build, complete, asked)
