@@ -90,6 +90,13 @@ def test_settings_without_a_column_are_not_averaged_together(place, tmp_path):
     assert len(set(reading.table["cell"].to_pylist())) == 2
 
 
+def test_how_often_clients_are_scored_is_no_setting(place, tmp_path):
+    runs = [small(place, tmp_path / "every", "partition_seed=1", "grid.rule=[fedavg, uniform]")]
+    runs += [small(place, tmp_path / "second", "partition_seed=2", "grid.rule=[fedavg, uniform]", "evaluate_every=2")]
+    labels = read_folders(runs).labels.values()
+    assert {label["rule"] for label in labels} == {"fedavg", "uniform"}
+
+
 def test_cells_of_one_name_stay_apart(place, tmp_path):
     reading = read_folders([small(place, tmp_path / f"{seed}", f"partition_seed={seed}") for seed in (1, 2)])
     assert sorted(reading.origin.values()) == [(0, "single"), (1, "single")]

@@ -18,7 +18,7 @@ from fedjax_paradox.text import printable
 # Two cells that agree in these columns are one setting, or two seeds of it.
 KEYS = ("corpus", *FACTS)
 # What is in a column already, or says nothing about a run's numbers.
-_NO_SETTING = {"name", "protocols", "model", *KEYS[2:]}
+_NO_SETTING = {"name", "protocols", "model", "evaluate_every", *KEYS[2:]}
 
 
 class Reading(NamedTuple):
