@@ -167,7 +167,7 @@ def _scores(rows: pa.Table, client: int | None) -> list[_Score]:
 
 def _accuracies(cell: Cell, client: int | None, scores: Sequence[_Score]) -> Iterator[str]:
     yield "Accuracy in %, the gap in points: mean minus worst."
-    if (cell.evaluate_clients or np.inf) < cell.num_clients:
+    if cell.evaluate_clients and cell.evaluate_clients < cell.num_clients:
         yield f"Scored: a draw of {cell.evaluate_clients} clients."
     if client is not None:
         yield f"Every client is scored with a model of its own; this one serves client {client} alone."

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -135,7 +134,9 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
 def _drawn(reading: Reading) -> list[str]:
     cells = (cell for folder in reading.folders for cell in folder.cells)
     some = dict.fromkeys(
-        str(cell.evaluate_clients) for cell in cells if (cell.evaluate_clients or np.inf) < cell.num_clients
+        str(cell.evaluate_clients)
+        for cell in cells
+        if cell.evaluate_clients and cell.evaluate_clients < cell.num_clients
     )
     return [f"Scored: a draw of {' or '.join(some)} clients, of those with rows first."] if some else []
 

@@ -62,7 +62,11 @@ def _facts(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
     versions = packages.items() if isinstance(packages, Mapping) else ()
     rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
     protocols = dict.fromkeys(protocol for cell in folder.cells for protocol in cell.protocols)
-    some = dict.fromkeys(str(cell.evaluate_clients) for cell in folder.cells if cell.evaluate_clients)
+    some = dict.fromkeys(
+        str(cell.evaluate_clients)
+        for cell in folder.cells
+        if cell.evaluate_clients and cell.evaluate_clients < cell.num_clients
+    )
     if some:
         facts["clients scored"] = f"a draw of {', '.join(some)}"
     return facts | {
