@@ -55,12 +55,14 @@ def write_run(
     record: dict = RECORD,
     diverged: Mapping[str, tuple[int, int]] = {},
     same: Mapping[str, str] = {},
+    sizes: Mapping[str, tuple[int, int]] = {},
     earlier: bool = False,
 ) -> Path:
     """An output folder `out` on the corpus of `place`; with `rounds`, stopped after so many.
 
     Args:
       diverged: cell -> the round and the client; same: cell -> the cell that it is by construction.
+      sizes: model -> its parameters that are trained, and all.
       earlier: as versions before the list of cells wrote it.
     """
     out.mkdir(parents=True)
@@ -81,7 +83,9 @@ def write_run(
     ]
     results.write(out, tables)
     if not earlier:
-        stored.write(out, [_entry(cell, diverged.get(cell.name), same.get(cell.name, "")) for cell in every])
+        entries = [_entry(cell, diverged.get(cell.name), same.get(cell.name, "")) for cell in every]
+        of = {cell.name: sizes.get(cell.model, (0, 0)) for cell in every}
+        stored.write(out, [e._replace(trainable_parameters=of[e.cell][0], parameters=of[e.cell][1]) for e in entries])
     write_record(out, record, earlier)
     write_config(out, to_yaml(experiment), earlier)
     return out

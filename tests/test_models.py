@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.models import textcnn as cnn
-from fedjax_paradox.models.base import Dropout, Model, merge, split
+from fedjax_paradox.models.base import Dropout, Model, merge, sizes, split
 from fedjax_paradox.models.distilbert import EncoderSizes, frozen_shapes, transformer
 from fedjax_paradox.models.textcnn import textcnn
 
@@ -76,10 +76,12 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def test_textcnn_has_the_published_number_of_parameters() -> None:
-    model = textcnn(20_000, 4)
-    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0))
-    assert count(trainable) == 2_715_104
-    assert count(frozen) == 0
+    assert sizes(textcnn(20_000, 4)) == (2_715_104, 2_715_104)
+
+
+def test_sizes_are_those_of_the_trees(model: Model) -> None:
+    trainable, frozen = model.init(jax.random.key(0))
+    assert sizes(model) == (count(trainable), count(trainable) + count(frozen))
 
 
 @pytest.mark.parametrize("widths", [(2, 2), (3, 4, 3), (0, 1), (-1,), ()])

@@ -1,5 +1,6 @@
 """What a report reads, and what it says: folders, tables, figures, against the table and `fairness.summarise`."""
 
+import itertools
 import json
 import os
 import shutil
@@ -680,6 +681,32 @@ def test_rules_are_compared_where_there_are_several(place, tmp_path):
     two = small(place, tmp_path / "two", "alpha=0.1", "rule=fedavgw(beta=0.5)")
     picture = drawn(gather([one, two], None, place / "cache"), "methods")
     assert [axis.get_title(loc="left") for axis in picture.figure.axes] == ["α = 0.1", ""]
+
+
+def test_models_are_compared_by_their_sizes_where_three_are_known(place, tmp_path):
+    sizes = {"textcnn": (2_000_000, 2_000_000), "distilbert": (700_000, 67_000_000), "wide": (9_000_000, 9_000_000)}
+    grid = ("models.wide={architecture: textcnn, filters: 200}", "alpha=0.1", "grid.model=[textcnn, distilbert, wide]")
+    run = small(place, tmp_path / "run", *grid, PARTITIONS, "protocols=[label_matched, holdout]", sizes=sizes)
+    content = gather([run], None, place / "cache")
+    picture, table = drawn(content, "sizes"), content.accuracy[0]
+    assert picture in outline.first(content).pictures
+    told = {row[table.columns.index("model")]: row for row in table.rows}
+    for axis, (measure, kind) in zip(picture.figure.axes, itertools.product(("worst", "gap"), (0, 1)), strict=True):
+        found = {
+            (line.lines[0].get_xdata()[0], f"{line.lines[0].get_ydata()[0]:.1f}"): line.lines[0].get_fillstyle()
+            for line in axis.containers
+        }
+        assert found == {
+            (size[kind], told[model][table.columns.index(measure)].partition(" ")[0]): "full"
+            if model == "distilbert"  # the one that starts from pretrained weights
+            else "none"
+            for model, size in sizes.items()
+        }
+    assert "700,000 of 67,000,000" in picture.alt
+    (told,) = content.runs
+    assert "distilbert 700,000 of 67,000,000" in told.facts["parameters trained"]
+    two = small(place, tmp_path / "two", *grid[:2], "grid.model=[textcnn, wide]", sizes=sizes)
+    assert "sizes" not in [picture.name for picture in gather([two], None, place / "cache").pictures]
 
 
 def test_the_gap_against_the_number_of_clients(place, tmp_path):

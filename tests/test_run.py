@@ -206,6 +206,9 @@ def test_the_folder_says_what_ran(finished):
     assert to_yaml(again) == config
     assert hashlib.sha256(config.encode()).hexdigest() in told
     assert prepared[0].cells == programs[0].cells
+    _, leaves = toy.stored(out, programs)
+    each = sum(leaf.size for leaf in leaves) // len(programs[0].cells)  # no rule here keeps anything
+    assert {entry.trainable_parameters for entry in cells.read(out).values()} == {each}
 
 
 def test_frozen_weights_and_data_are_never_in_a_checkpoint(config, tmp_path):

@@ -17,7 +17,7 @@ import toy
 from fedjax_paradox.config import cells as planned
 from fedjax_paradox.config import experiment_of
 from fedjax_paradox.errors import InputError
-from fedjax_paradox.storage import cells, checkpoint, folder, results
+from fedjax_paradox.storage import cells, checkpoint, folder, parquet, results
 
 # A read that Orbax gives up leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -379,6 +379,15 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
         pytest.fail("claimed")
     with folder.claim(tmp_path):
         pass
+
+
+def test_a_list_without_sizes_is_one_of_an_earlier_version(tmp_path):
+    entry = cells.Entry("one", "id", "{}", "{}", trainable_parameters=3, parameters=5)
+    cells.write(tmp_path, [entry])
+    assert cells.read(tmp_path) == {"one": entry}
+    whole = pq.read_table(tmp_path / cells.FILE)
+    parquet.write(tmp_path / cells.FILE, whole.drop_columns(["trainable_parameters", "parameters"]))
+    assert cells.read(tmp_path) == {"one": entry._replace(trainable_parameters=0, parameters=0)}
 
 
 def test_swept_settings_are_columns_of_their_own(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fedjax_paradox.analysis.opening import FACTS, Folder, open_folder
-from fedjax_paradox.analysis.runs import Known
+from fedjax_paradox.analysis.runs import Known, Size
 from fedjax_paradox.config import Cell, Corpus, Local, Partition
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.storage import results
@@ -122,7 +122,14 @@ def _known(one: _Owned, entries: Mapping[str, Entry], facts: Mapping[str, Any]) 
     entry = entries[one.cell.name]
     trained = entries.get(entry.same_as, entry)
     ended = entry.diverged_round, entry.diverged_client
-    return Known(facts, one.cell.protocols, one.cell.rounds, trained.identity, *ended)
+    size = Size(entry.trainable_parameters, entry.parameters, _start(one.cell))
+    return Known(facts, one.cell.protocols, one.cell.rounds, trained.identity, *ended, size)
+
+
+def _start(cell: Cell) -> str:
+    if cell.architecture.architecture == "custom":
+        return "own function"
+    return "pretrained" if getattr(cell.architecture, "pretrained", False) else "random weights"
 
 
 def same_runs(reading: Reading) -> dict[tuple[str, str], int]:

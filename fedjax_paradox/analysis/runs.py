@@ -46,6 +46,14 @@ MEASURES = pa.schema(
 _UNKNOWN = {"diverged": 0, "rounds": 0, "run": ""}
 
 
+class Size(NamedTuple):
+    """How large a model is."""
+
+    trainable: int  # parameters, 0 where nobody says
+    parameters: int  # with those that are frozen
+    start: str  # what it is trained from
+
+
 class Known(NamedTuple):
     """What a folder says of a cell beyond its numbers."""
 
@@ -55,6 +63,7 @@ class Known(NamedTuple):
     run: str
     diverged: int = 0
     client: int = -1  # whose training was not finite, -1 where the rule's own result was not
+    size: Size = Size(0, 0, "")
 
 
 def measures(

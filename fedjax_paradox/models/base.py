@@ -55,6 +55,15 @@ class Model(NamedTuple):
     packs: bool = False
 
 
+def sizes(model: Model) -> tuple[int, int]:
+    """(numbers that training changes, numbers in all) of the model, without making one."""
+    trainable, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(part))
+        for part in jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    )
+    return trainable, trainable + frozen
+
+
 def split(params: Params, is_trainable: Callable[[KeyPath], bool]) -> tuple[Params, Params]:
     """The leaves of nested dicts, parted by jax key path; `merge` is the inverse."""
     parts: tuple[dict[tuple[str, ...], Any], dict[tuple[str, ...], Any]] = ({}, {})

@@ -16,9 +16,10 @@ from fedjax_paradox.report import origin, tables
 from fedjax_paradox.report.answer import sentences, title
 from fedjax_paradox.report.findings import ANY, Audits, audit_folders, fixed, overview
 from fedjax_paradox.report.judged import Judged, comparison_table, forest, in_words, verdict_table
-from fedjax_paradox.report.pictures import Picture, pictures
+from fedjax_paradox.report.picture import Picture
+from fedjax_paradox.report.pictures import pictures
 from fedjax_paradox.report.tables import Table, number
-from fedjax_paradox.report.view import look
+from fedjax_paradox.report.view import Own, look
 from fedjax_paradox.sweep.audits import Audit
 from fedjax_paradox.text import printable
 
@@ -108,7 +109,8 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
     same = same_runs(reading)
-    view = look(table, measured, picked, rows=rows, audits=audits.by_cell, rules=reading.rules, when=told)
+    own = Own(audits.by_cell, reading.known, reading.rules)
+    view = look(table, measured, picked, rows=rows, own=own, when=told)
     names = {row.setting["protocol"] for row in rows}
     judged, unjudged = _judge(asked, measured, when)
     words = [in_words(verdict) for verdict in judged]

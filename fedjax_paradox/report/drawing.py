@@ -5,9 +5,9 @@ that none is needed to read a figure. Nothing here depends on the clock or on gl
 bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -48,6 +48,18 @@ STYLE: Any = {
 }
 WIDTH, PANEL = 3.3, 0.9  # inches: a column's width, a panel's height
 
+Panels = Mapping[str, Mapping[str, Any]]  # row's name -> column's name -> what a panel shows
+
+
+class Line(NamedTuple):
+    """One series with its intervals; where low and high are NaN the point has none."""
+
+    label: str
+    x: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
 
 def save(figure: Figure) -> dict[str, bytes]:
     """{"svg": ..., "pdf": ...}, without dates."""
@@ -83,6 +95,12 @@ def look(index: int, joined: bool = True) -> dict[str, Any]:
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": LINES[index % len(LINES)] if joined else "",
     }
+
+
+def bars(line: Line) -> np.ndarray:
+    """f[2, points], lengths of its intervals below and above, in per cent."""
+    ends = np.stack([line.value - line.low, line.high - line.value])
+    return 100 * np.nan_to_num(ends).clip(min=0)
 
 
 def legend(figure: Figure, labels: Sequence[str], more: Sequence[Line2D] = (), joined: bool = True) -> None:

@@ -12,19 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedjax_paradox.report import drawing
-from fedjax_paradox.report.drawing import COLOURS, LINES, STYLE, WIDTH
-
-Panels = Mapping[str, Mapping[str, Any]]  # row's name -> column's name -> what a panel shows
-
-
-class Line(NamedTuple):
-    """One series with its intervals; where low and high are NaN the point has none."""
-
-    label: str
-    x: np.ndarray
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+from fedjax_paradox.report.drawing import COLOURS, LINES, STYLE, WIDTH, Line, Panels, bars
 
 
 class Comparison(NamedTuple):
@@ -44,15 +32,6 @@ class Curves(NamedTuple):
     rounds: np.ndarray  # i[R]
     average: np.ndarray  # f[R], mean over runs of the mean client
     worst: np.ndarray  # f[N, R], the worst client of each run
-
-
-class Clients(NamedTuple):
-    """The clients of several runs."""
-
-    rows: np.ndarray  # i[N], train rows
-    accuracy: np.ndarray  # f[N]
-    group: np.ndarray  # i[N], number of the class that it holds most of, 0 where nobody knows
-    worst: np.ndarray  # bool[N], of its run
 
 
 @mpl.rc_context(STYLE)
@@ -139,12 +118,7 @@ def _draw_lines(axis: Axes, lines: Sequence[Line], labels: list[str]) -> None:
     for line in lines:
         index = labels.index(line.label)
         x = line.x * 10 ** ((index - (len(labels) - 1) / 2) * 0.05)
-        axis.errorbar(x, 100 * line.value, yerr=_bars(line), capsize=1.5, elinewidth=0.8, **drawing.look(index))
-
-
-def _bars(line: Line) -> np.ndarray:
-    ends = np.stack([line.value - line.low, line.high - line.value])
-    return 100 * np.nan_to_num(ends).clip(min=0)
+        axis.errorbar(x, 100 * line.value, yerr=bars(line), capsize=1.5, elinewidth=0.8, **drawing.look(index))
 
 
 @mpl.rc_context(STYLE)
@@ -181,40 +155,6 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
     axis.plot(curves.rounds, 100 * curves.average, **mean)
     axis.plot(curves.rounds, 100 * curves.worst.mean(axis=0), **worst)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-
-
-@mpl.rc_context(STYLE)
-def clients_by_rows(panels: Mapping[str, Clients], classes: Sequence[str]) -> Figure:
-    """A panel per model: accuracy against train rows, a dot per client; colour = the class that it holds most of."""
-    titles = [list(panels)[first : first + 2] for first in range(0, len(panels), 2)]
-    figure, axes = drawing.grid([row[0] for row in titles], len(titles[0]), high=1.3, sharex=True, sharey=True)
-    for axis, (model, clients) in zip(axes.flat, panels.items(), strict=False):
-        axis.set_title(drawing.shown(model, 20), loc="left", fontweight="bold")
-        axis.tick_params(labelbottom=True)
-        _draw_clients(axis, clients)
-    for axis in axes[-1]:
-        axis.set_xlabel("client's train rows")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy (%)")
-    if len(panels) < axes.size:
-        axes.flat[-1].set_visible(False)
-    rows = np.concatenate([clients.rows for clients in panels.values()])
-    drawing.log_axis(axes[0, 0], [10.0**power for power in range(len(str(rows.max(initial=1))))])
-    axes[0, 0].set_xlim(rows.min(initial=rows.max(initial=1)) / 1.4, rows.max(initial=1) * 1.4)
-    axes[0, 0].set_ylim(-5, 105)
-    drawing.legend(figure, classes, [Line2D([], [], label="worst of its run", **_RING)], joined=False)
-    return figure
-
-
-def _draw_clients(axis: Axes, clients: Clients) -> None:
-    for index in np.unique(clients.group):
-        own = clients.group == index
-        look = {**drawing.look(int(index), joined=False), "markersize": 3, "alpha": 0.75, "markeredgewidth": 0}
-        axis.plot(clients.rows[own], 100 * clients.accuracy[own], **look)
-    axis.plot(clients.rows[clients.worst], 100 * clients.accuracy[clients.worst], **_RING)
-
-
-_RING: Any = {"marker": "o", "linestyle": "", "color": "black", "fillstyle": "none", "markersize": 6}
 
 
 @mpl.rc_context(STYLE)
@@ -256,7 +196,7 @@ def _draw_marks(axis: Axes, lines: Sequence[Line], labels: list[str]) -> None:
         index = labels.index(line.label)
         y = line.x + (index - (len(labels) - 1) / 2) * min(0.25, 0.7 / len(labels))
         look = drawing.look(index, joined=False)
-        axis.errorbar(100 * line.value, y, xerr=_bars(line), capsize=1.5, elinewidth=0.8, **look)
+        axis.errorbar(100 * line.value, y, xerr=bars(line), capsize=1.5, elinewidth=0.8, **look)
     low, high = axis.get_xlim()
     axis.set_xlim(max(low, -4.0), min(high, 104.0))
     axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -7,7 +7,7 @@ from fedjax_paradox.analysis import verdicts
 from fedjax_paradox.analysis.runs import FLOOR
 from fedjax_paradox.report import figures, tables
 from fedjax_paradox.report.drawing import COLOURS
-from fedjax_paradox.report.pictures import VERDICTS, Picture
+from fedjax_paradox.report.picture import VERDICTS, Picture
 from fedjax_paradox.report.tables import Table, percent
 
 

@@ -67,6 +67,11 @@ def _facts(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
         for cell in folder.cells
         if cell.evaluate_clients and cell.evaluate_clients < cell.num_clients
     )
+    sizes = {cell.model: folder.entries[cell.name] for cell in folder.cells if cell.name in folder.entries}
+    counts = {model: (e.trainable_parameters, e.parameters) for model, e in sizes.items() if e.parameters}
+    if counts:
+        told = (f"{model} {trained:,} of {every:,}" for model, (trained, every) in counts.items())
+        facts["parameters trained"] = ", ".join(told)
     if some:
         facts["clients scored"] = f"a draw of {', '.join(some)}"
     return facts | {

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedjax_paradox.evaluation.audit import Finding
-from fedjax_paradox.report import pictures
 from fedjax_paradox.report.content import Content
 from fedjax_paradox.report.origin import Run
-from fedjax_paradox.report.pictures import Picture
+from fedjax_paradox.report.picture import CLIENTS, METHODS, ROUNDS, SIZES, SKEW, VERDICTS, WORST, Picture
 from fedjax_paradox.report.tables import Table
 
 
@@ -27,11 +26,12 @@ class Part(NamedTuple):
 
 
 _TITLES = {
-    pictures.SKEW: "With more or less label skew",
-    pictures.CLIENTS: "With more clients",
-    pictures.ROUNDS: "Round by round",
-    pictures.WORST: "Who is worst",
-    pictures.METHODS: "Methods compared",
+    SKEW: "With more or less label skew",
+    CLIENTS: "With more clients",
+    SIZES: "Parameters or pretraining",
+    ROUNDS: "Round by round",
+    WORST: "Who is worst",
+    METHODS: "Methods compared",
 }
 
 
@@ -45,7 +45,8 @@ def first(content: Content) -> Part:
 
 def _lead(content: Content) -> str:
     there = {picture.part for picture in content.pictures}
-    return next((name for name in (pictures.VERDICTS, pictures.METHODS, pictures.SKEW) if name in there), "")
+    leads = (VERDICTS, METHODS, SKEW, SIZES)
+    return next((name for name in leads if name in there), "")
 
 
 def _drawn(content: Content, part: str) -> list[Picture]:

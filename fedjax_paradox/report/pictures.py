@@ -1,37 +1,35 @@
 """Which figures the data at hand allow, and what each of them shows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure
 
-from fedjax_paradox.report import figures
-from fedjax_paradox.report.tables import Row, is_reference, number, stem
+from fedjax_paradox.report import figures, scatter
+from fedjax_paradox.report.compared import methods, sizes
+from fedjax_paradox.report.picture import (
+    CLIENTS,
+    COLUMNS,
+    INTERVALS,
+    ROUNDS,
+    SKEW,
+    WORST,
+    Picture,
+    ended,
+    lines,
+    spoken,
+)
+from fedjax_paradox.report.tables import Row, number, stem
 from fedjax_paradox.report.view import View, is_base
-
-INTERVALS = "Bars are 95 % intervals over partitions; points of one partition have none."
-VERDICTS, SKEW, CLIENTS, ROUNDS, WORST, METHODS = "verdicts", "skew", "clients", "rounds", "worst", "methods"  # parts
-_COLUMNS = {"gap": "gap (points)", "worst": "worst client (%)"}
-
-
-class Picture(NamedTuple):
-    """A figure and its words; `name` is the stem of its files, `part` the section that it belongs to."""
-
-    name: str
-    part: str
-    caption: str
-    alt: str
-    figure: Figure
 
 
 def pictures(view: View) -> list[Picture]:
     """The figures that the data allow, in the order of a report; most of them one for each corpus."""
     corpora = list(dict.fromkeys(row.setting["corpus"] for row in view.rows))
     made = []
-    for make in (_skew, _clients, _rounds, _worst, _methods):
+    for make in (_skew, _clients, sizes, _rounds, _worst, methods):
         for corpus in corpora:
             suffix = f"-{stem(corpus)}" if len(corpora) > 1 else ""
             made += [picture._replace(name=picture.name + suffix) for picture in make(view, corpus)]
@@ -64,8 +62,8 @@ def _against(rows: Sequence[Row], column: str, view: View, words: tuple[str, str
         return
     panels = {
         protocol: {
-            title: _lines([row for row in rows if row.setting["protocol"] == protocol], lambda s: s[column], measure)
-            for measure, title in _COLUMNS.items()
+            title: lines([row for row in rows if row.setting["protocol"] == protocol], lambda s: s[column], measure)
+            for measure, title in COLUMNS.items()
         }
         for protocol in protocols
     }
@@ -73,9 +71,9 @@ def _against(rows: Sequence[Row], column: str, view: View, words: tuple[str, str
         name,
         part,
         f"Gap (mean minus worst client) and worst client against {what} {view.when}, under each protocol"
-        f"{_ended([row for row in rows if row.setting['protocol'] == protocols[0]])}. {INTERVALS}",
+        f"{ended([row for row in rows if row.setting['protocol'] == protocols[0]])}. {INTERVALS}",
         f"Gap against {what} under {protocols[0]}: "
-        + _spoken(panels[protocols[0]][_COLUMNS["gap"]], lambda x: f"{column.replace('_', ' ')} {x:g}"),
+        + spoken(panels[protocols[0]][COLUMNS["gap"]], lambda x: f"{column.replace('_', ' ')} {x:g}"),
         figures.against(panels, axis),
     )
 
@@ -151,11 +149,11 @@ def _worst(view: View, corpus: str) -> Iterator[Picture]:
         f"Every client's accuracy against its train rows on {corpus}, α = {number(runs[0]['alpha'])}, under "
         f"{view.protocol} {_after(runs)}, clients of all runs together{colour}; {view.told}. {told}{missing}",
         f"Scatter plot of clients. {told}",
-        figures.clients_by_rows(panels, classes),
+        scatter.clients_by_rows(panels, classes),
     )
 
 
-def _scored(view: View, run: Mapping[str, Any], classes: Sequence[str]) -> figures.Clients:
+def _scored(view: View, run: Mapping[str, Any], classes: Sequence[str]) -> scatter.Clients:
     """The clients of a run that have an accuracy."""
     wanted = np.logical_and.reduce([view.table[key].to_numpy() == run[key] for key in ("cell", "round", "protocol")])
     table = view.table.filter(pa.array(wanted)).sort_by("client")
@@ -164,14 +162,14 @@ def _scored(view: View, run: Mapping[str, Any], classes: Sequence[str]) -> figur
     accuracy = correct[kept] / total[kept]
     held = view.audits[run["cell"]].setting.train.argmax(axis=1)[client] if classes else np.zeros(len(rows), int)
     worst = np.arange(len(accuracy)) == (accuracy.argmin() if len(accuracy) else -1)
-    return figures.Clients(rows[kept], accuracy, held[kept], worst)
+    return scatter.Clients(rows[kept], accuracy, held[kept], worst)
 
 
-def _together(clients: Sequence[figures.Clients]) -> figures.Clients:
-    return figures.Clients(*map(np.concatenate, zip(*clients, strict=True)))
+def _together(clients: Sequence[scatter.Clients]) -> scatter.Clients:
+    return scatter.Clients(*map(np.concatenate, zip(*clients, strict=True)))
 
 
-def _who(model: str, clients: figures.Clients, classes: Sequence[str]) -> str:
+def _who(model: str, clients: scatter.Clients, classes: Sequence[str]) -> str:
     """A sentence on the worst clients of a model's runs."""
     rows, runs = clients.rows[clients.worst], int(clients.worst.sum())
     if not runs:
@@ -181,53 +179,6 @@ def _who(model: str, clients: figures.Clients, classes: Sequence[str]) -> str:
         ((group, count),) = Counter(clients.group[clients.worst].tolist()).most_common(1)
         told += f", and holds mostly {classes[group]} in {count} of {runs} runs"
     return f"{told}."
-
-
-def _methods(view: View, corpus: str) -> Iterator[Picture]:
-    shown = {"protocol": view.protocol, "num_clients": view.num_clients, "corpus": corpus}
-    rows = [row for row in view.rows if shown.items() <= row.setting.items()]
-    rules: dict[float, set[str]] = {}
-    for row in rows:
-        rules.setdefault(row.setting["alpha"], set()).add(row.setting["rule"])
-    rows = [row for row in rows if len(rules[row.setting["alpha"]]) > 1]
-    compared = [row for row in rows if not is_reference(row.setting)]
-    if not compared:
-        return
-    means = {row.setting["rule"]: np.nan_to_num(row.estimates["worst"].value, nan=-1.0) for row in reversed(compared)}
-    names = sorted(means, key=lambda name: (-means[name], name))
-    panels, references = {}, {}
-    for alpha in sorted({row.setting["alpha"] for row in rows}):
-        title = f"α = {number(alpha)}"
-        here = [row for row in compared if row.setting["alpha"] == alpha]
-        lines = [row for row in rows if row.setting["alpha"] == alpha and is_reference(row.setting)]
-        panels[title] = {
-            label: _lines(here, lambda setting: names.index(setting["rule"]), measure)
-            for measure, label in reversed(_COLUMNS.items())
-        }
-        references[title] = {label: _references(lines, measure) for measure, label in _COLUMNS.items()}
-    told = [name.replace("local.", "").replace("objective=", "") for name in names]
-    dashed = (
-        " Dashed: not federated, to compare with." if any(row["gap (points)"] for row in references.values()) else ""
-    )
-    first = next(iter(panels.values()))[_COLUMNS["worst"]]
-    yield Picture(
-        "methods",
-        METHODS,
-        f"Worst client and gap by method on {corpus} under {view.protocol} {view.when}; {view.num_clients} "
-        f"clients{_ended(rows)}. {INTERVALS}{dashed}",
-        f"Worst client in % by method, {next(iter(panels))}: {_spoken(first, lambda x: names[int(x)])}",
-        figures.methods(panels, told, references),
-    )
-
-
-def _references(rows: Sequence[Row], measure: str) -> list[figures.Line]:
-    """Rules that others are compared with, by name and, where there are several, by model."""
-    models = {row.setting["model"] for row in rows}
-    return [
-        line._replace(label=row.setting["rule"] + (f" ({line.label})" if len(models) > 1 else ""))
-        for row in rows
-        for line in _lines([row], lambda _: 0, measure)
-    ]
 
 
 def _after(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -243,31 +194,3 @@ def _after(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _spelled(first: int, last: int) -> str:
     return f"after round {first}" if first == last else f"after rounds {first} to {last}"
-
-
-def _ended(rows: Sequence[Row]) -> str:
-    """How many of the runs behind the rows of one protocol diverged."""
-    diverged, every = sum(row.diverged for row in rows), sum(row.estimates["gap"].runs for row in rows)
-    return f"; {diverged} of {every} runs diverged and count with their last finite round" if diverged else ""
-
-
-def _lines(rows: Sequence[Row], place: Callable[[dict], float], measure: str) -> list[figures.Line]:
-    """A line per model; `place` gives a row's x."""
-    points: dict[str, list[tuple[float, float, float, float]]] = {}
-    for row in rows:
-        estimate = row.estimates[measure]
-        points.setdefault(row.setting["model"], []).append((place(row.setting), *estimate[:3]))
-    return [figures.Line(label, *np.array(sorted(found)).T) for label, found in points.items()]
-
-
-def _spoken(lines: Sequence[figures.Line], name: Callable[[float], str]) -> str:
-    """The means of a panel in words, for those who cannot see it."""
-    told = (
-        f"{line.label} " + ", ".join(f"{name(x)} {_percent(y)}" for x, y in zip(line.x, line.value, strict=True))
-        for line in lines
-    )
-    return "; ".join(told) + "."
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if np.isfinite(value) else "without a number"

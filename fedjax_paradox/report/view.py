@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fedjax_paradox.analysis.runs import ends
+from fedjax_paradox.analysis.runs import Known, Size, ends
 from fedjax_paradox.report.tables import Row, is_reference
 from fedjax_paradox.sweep.audits import Audit
 
@@ -25,6 +25,7 @@ class View(NamedTuple):
     num_clients: int
     base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
     when: str  # words for the rounds of `rows`
+    sizes: Mapping[tuple[str, str], Size]  # (corpus, model) -> of the model, where somebody says
     ended: str  # how many of all runs of that kind diverged, "" where none did
 
     @property
@@ -35,31 +36,35 @@ class View(NamedTuple):
         return f"{named}; {self.num_clients} clients" + (f"; runs: {self.ended}" if self.ended else "")
 
 
+class Own(NamedTuple):
+    """What is known of single cells and rules."""
+
+    audits: Mapping[str, Audit]  # by cell
+    known: Mapping[str, Known]  # cell -> what its folder says of it
+    rules: Mapping[str, str]  # label of a rule -> the rule, without the settings that are written behind it
+
+
 def look(
     table: pa.Table,
     measured: pa.Table,
     picked: pa.Table,
     *,
     rows: list[Row],
-    audits: Mapping[str, Audit],
-    rules: Mapping[str, str],
+    own: Own,
     when: str,
 ) -> View:
-    """Chooses what is shown where only one can be: the commonest rule and number of clients.
-
-    Args:
-      rules: label of a rule -> the rule, without the settings that are written behind it.
-    """
+    """Chooses what is shown where only one can be: the commonest rule and number of clients."""
     protocols = list(dict.fromkeys(picked["protocol"].to_pylist()))
     protocol = PREFERRED if PREFERRED in protocols else protocols[0]
     settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
-    num_clients, rule = _commonest((one["num_clients"], rules[one["rule"]]) for one in settings)
+    num_clients, rule = _commonest((one["num_clients"], own.rules[one["rule"]]) for one in settings)
     labels: dict[tuple[str, str], list[str]] = {}
     for one in settings:
-        if (one["num_clients"], rules[one["rule"]]) == (num_clients, rule):
+        if (one["num_clients"], own.rules[one["rule"]]) == (num_clients, rule):
             labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
     base = {series: _commonest(found) for series, found in labels.items()}
-    view = View(table, measured, rows, [], audits, protocol, num_clients, base, when, "")
+    sizes = {(one.facts["corpus"], one.facts["model"]): one.size for one in own.known.values() if one.size.parameters}
+    view = View(table, measured, rows, [], own.audits, protocol, num_clients, base, when, sizes, "")
     runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and is_base(view, run)]
     runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
     return view._replace(runs=[run for run in runs if run["round"]], ended=ends(runs))

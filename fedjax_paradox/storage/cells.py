@@ -24,8 +24,11 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("diverged_round", pa.int32()),
         ("diverged_client", pa.int32()),
+        ("trainable_parameters", pa.int64()),
+        ("parameters", pa.int64()),
     ]
 )
+_FIRST = pa.schema(list(SCHEMA)[:8])  # what folders of earlier versions have
 
 
 class Entry(NamedTuple):
@@ -39,6 +42,8 @@ class Entry(NamedTuple):
     status: str = OK
     diverged_round: int = 0  # the round that has no results, 0 where all have
     diverged_client: int = NOBODY  # whose training was not finite in it
+    trainable_parameters: int = 0  # of the cell's model, 0 where nobody says
+    parameters: int = 0  # the same with those that are frozen
 
 
 def write(folder: Path, entries: Iterable[Entry]) -> None:
@@ -89,7 +94,8 @@ def read(folder: Path) -> dict[str, Entry]:
     Raises:
       InputError: the file is damaged, or names a cell twice.
     """
-    entries = [Entry(**row) for row in parquet.read(folder / FILE, SCHEMA).to_pylist()]
+    rows = parquet.read(folder / FILE, _FIRST, more=True).to_pylist()
+    entries = [Entry(**{name: row[name] for name in Entry._fields if name in row}) for row in rows]
     found = {entry.cell: entry for entry in entries}
     if len(found) < len(entries):
         raise InputError(f"{folder / FILE} names a cell twice; restore it from a copy, or start with another --out")

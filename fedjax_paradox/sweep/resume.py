@@ -17,6 +17,7 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.types import Tree
+from fedjax_paradox.models.base import sizes
 from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.storage.history import History
@@ -110,9 +111,12 @@ def _believed_history(standing: Standing, programs: Sequence[Program], renamed: 
 def _entries(program: Program) -> list[Entry]:
     """The cells of a program as a folder lists them."""
 
+    trainable, parameters = sizes(program.model)
+
     def entry(cell: Cell, identity: str, same_as: str = "") -> Entry:
         inputs = json.dumps({**program.inputs, **own_code(cell)}, sort_keys=True)
-        return Entry(cell.name, identity, cell.model_dump_json(), inputs, same_as)
+        told = Entry(cell.name, identity, cell.model_dump_json(), inputs, same_as)
+        return told._replace(trainable_parameters=trainable, parameters=parameters)
 
     found = [entry(cell, identity) for cell, identity in zip(program.cells, program.identities, strict=True)]
     return found + [entry(twin.cell, twin.identity, program.cells[twin.of].name) for twin in program.twins]
