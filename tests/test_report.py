@@ -703,10 +703,25 @@ def test_models_are_compared_by_their_sizes_where_three_are_known(place, tmp_pat
             for model, size in sizes.items()
         }
     assert "700,000 of 67,000,000" in picture.alt
+    worst = {model: row[table.columns.index("worst")] for model, row in told.items()}
+    ordered = sorted(worst.items(), key=lambda item: -float(item[1].partition(" ")[0]))
+    sentence = "{} {}, {} {} and {} {}".format(*itertools.chain(*ordered))
+    assert f"The worst client by model, in %: {sentence}." in content.sentences
     (told,) = content.runs
     assert "distilbert 700,000 of 67,000,000" in told.facts["parameters trained"]
     two = small(place, tmp_path / "two", *grid[:2], "grid.model=[textcnn, wide]", sizes=sizes)
     assert "sizes" not in [picture.name for picture in gather([two], None, place / "cache").pictures]
+
+
+def test_a_title_names_models_without_their_settings(place, tmp_path):
+    widths = ("textcnn, filters=50", "textcnn, filters=100", "textcnn, filters=200")
+    runs = [
+        small(place, tmp_path / name, "model=textcnn", f"models.textcnn.filters={name.partition('=')[2]}")
+        for name in widths
+    ]
+    content = gather(runs, None, place / "cache")
+    assert {row[0] for row in content.accuracy[0].rows} == set(widths)
+    assert content.title == "How the worst client fares: textcnn on news"
 
 
 def test_the_gap_against_the_number_of_clients(place, tmp_path):

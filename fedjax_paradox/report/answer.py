@@ -14,7 +14,11 @@ _FIRST = 4  # names in a sentence before "and so many more"
 
 def title(view: View, judged: Sequence[verdicts.Verdict]) -> str:
     """What the report is about."""
-    models, corpora = (_listed(_values(view.rows, name), 3) for name in ("model", "corpus"))
+    models, corpora = (
+        # Without the settings behind a name, of which there may be many.
+        _listed(dict.fromkeys(value.partition(",")[0] for value in _values(view.rows, name)), 3)
+        for name in ("model", "corpus")
+    )
     if judged:
         count = len(with_data(judged))
         claims = f"{count} published claims" if count > 1 else "A published claim"
@@ -94,12 +98,16 @@ def _on_rows(view: View) -> Iterator[str]:
     if len(like) > 1:
         gaps = [f"{row.setting['protocol']} {percent(row.estimates['gap'])}" for row in like]
         yield f"By protocol the gap of these predictions is, in points: {_listed(gaps, len(gaps))}."
-    rivals = [row for row in view.rows if _differ(row, widest) <= {"rule"}]
-    if len(rivals) > 1:
-        known = [row for row in rivals if row.estimates["worst"].value == row.estimates["worst"].value]
-        ordered = sorted(known, key=lambda row: -row.estimates["worst"].value)
-        told = [f"{row.setting['rule']} {percent(row.estimates['worst'])}" for row in ordered]
-        yield f"The worst client by method, in %: {_listed(told, 6)}."
+    for column, name in (("model", "model"), ("rule", "method")):
+        rivals = [row for row in view.rows if _differ(row, widest) <= {column}]
+        if len(rivals) > 1:
+            told = [f"{row.setting[column]} {percent(row.estimates['worst'])}" for row in _by_worst(rivals)]
+            yield f"The worst client by {name}, in %: {_listed(told, 6)}."
+
+
+def _by_worst(rows: Sequence[Row]) -> list[Row]:
+    known = [row for row in rows if row.estimates["worst"].value == row.estimates["worst"].value]
+    return sorted(known, key=lambda row: -row.estimates["worst"].value)
 
 
 def _differ(row: Row, other: Row) -> set[str]:
