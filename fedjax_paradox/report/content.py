@@ -19,7 +19,7 @@ from fedjax_paradox.report.judged import Judged, comparison_table, forest, in_wo
 from fedjax_paradox.report.picture import Picture
 from fedjax_paradox.report.pictures import pictures
 from fedjax_paradox.report.tables import Table, number
-from fedjax_paradox.report.view import Own, look
+from fedjax_paradox.report.view import CellFacts, look
 from fedjax_paradox.sweep.audits import Audit
 from fedjax_paradox.text import printable
 
@@ -109,8 +109,8 @@ def gather(paths: Sequence[Path], claims_file: Path | None, cache_folder: Path, 
     picked = pick(measured, when or "last")
     rows = tables.summarised(picked)
     same = same_runs(reading)
-    own = Own(audits.by_cell, reading.known, reading.rules)
-    view = look(table, measured, picked, rows=rows, own=own, when=told)
+    facts = CellFacts(audits.by_cell, reading.known, reading.rules)
+    view = look(table, measured, picked, rows=rows, facts=facts, when=told)
     names = {row.setting["protocol"] for row in rows}
     judged, unjudged = _judge(asked, measured, when)
     words = [in_words(verdict) for verdict in judged]

@@ -36,7 +36,7 @@ class View(NamedTuple):
         return f"{named}; {self.num_clients} clients" + (f"; runs: {self.ended}" if self.ended else "")
 
 
-class Own(NamedTuple):
+class CellFacts(NamedTuple):
     """What is known of single cells and rules."""
 
     audits: Mapping[str, Audit]  # by cell
@@ -50,21 +50,21 @@ def look(
     picked: pa.Table,
     *,
     rows: list[Row],
-    own: Own,
+    facts: CellFacts,
     when: str,
 ) -> View:
     """Chooses what is shown where only one can be: the commonest rule and number of clients."""
     protocols = list(dict.fromkeys(picked["protocol"].to_pylist()))
     protocol = PREFERRED if PREFERRED in protocols else protocols[0]
     settings = [row.setting for row in rows if row.setting["protocol"] == protocol]
-    num_clients, rule = _commonest((one["num_clients"], own.rules[one["rule"]]) for one in settings)
+    num_clients, rule = _commonest((one["num_clients"], facts.rules[one["rule"]]) for one in settings)
     labels: dict[tuple[str, str], list[str]] = {}
     for one in settings:
-        if (one["num_clients"], own.rules[one["rule"]]) == (num_clients, rule):
+        if (one["num_clients"], facts.rules[one["rule"]]) == (num_clients, rule):
             labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
     base = {series: _commonest(found) for series, found in labels.items()}
-    sizes = {(one.facts["corpus"], one.facts["model"]): one.size for one in own.known.values() if one.size.parameters}
-    view = View(table, measured, rows, [], own.audits, protocol, num_clients, base, when, sizes, "")
+    sizes = {(one.facts["corpus"], one.facts["model"]): one.size for one in facts.known.values() if one.size.parameters}
+    view = View(table, measured, rows, [], facts.audits, protocol, num_clients, base, when, sizes, "")
     runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and is_base(view, run)]
     runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
     return view._replace(runs=[run for run in runs if run["round"]], ended=ends(runs))

@@ -15,33 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_paradox.config import Cell, Transformer, identity, parse_call, structure
+from fedjax_paradox.config import Cell, Transformer, parse_call, structure
 from fedjax_paradox.data.corpus import Corpus
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS, Protocol, View
 from fedjax_paradox.federated.lazy import trainer_of
-from fedjax_paradox.federated.methods import OF_ADAPTERS
-from fedjax_paradox.federated.packing.engine import Engine, RuleGroup, build_engine
+from fedjax_paradox.federated.packing.engine import Engine, build_engine
 from fedjax_paradox.federated.packing.schedule import local_batches
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
-from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree, Updates
+from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.download import commit_of, find_checkpoint
-from fedjax_paradox.models.lora import is_adapter, with_own_kernels
 from fedjax_paradox.models.pretrained import load_checkpoint
-from fedjax_paradox.registry import source_digest
 from fedjax_paradox.sweep.architectures import corpus_and_model
+from fedjax_paradox.sweep.cell_rules import RuleCall, owning, rule_calls, rule_groups, trainable_shapes
 from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.sweep.extensions import (
     check_counts,
     check_objective,
-    check_rule,
     is_alone,
     objective_builder,
     optimizer_builder,
     protocol_of,
-    rule_builder,
 )
+from fedjax_paradox.sweep.identities import hashed
 from fedjax_paradox.sweep.sizes import batch_tokens, step_places
 
 # Settings of `local` that are numbers of `Hyper`.
@@ -54,15 +51,6 @@ class Twin(NamedTuple):
     cell: Cell
     identity: str
     of: int  # the cell's index
-
-
-class RuleCall(NamedTuple):
-    """A cell's rule: its name, the function that makes it, and the numbers that it is given."""
-
-    name: str
-    build: Callable[..., Rule]
-    numbers: dict[str, float]
-    rule: Rule  # what it makes of them
 
 
 class Program(NamedTuple):
@@ -154,8 +142,8 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     shared = cells[0]
     corpus, model, inputs = corpus_and_model(shared, texts(shared.corpus), weights, cache_folder)
     clients = tuple(divide(cell, corpus) for cell in cells)
-    model = _owning(shared, model)
-    rules = _rules(cells, model, len(corpus.classes))
+    model = owning(shared, model)
+    rules = rule_calls(cells, model, len(corpus.classes))
     places: tuple[int, ...] = ()
     if model.packs:
         whole = shared.local.batch_size * corpus.train_tokens.shape[1]
@@ -167,14 +155,14 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     )
     whole = Program(
         cells=cells,
-        identities=tuple(_identity(cell, inputs) for cell in cells),
+        identities=tuple(hashed(cell, inputs) for cell in cells),
         twins=(),
         corpus=corpus,
         clients=clients,
         model=model,
         trainer=trainer,
         rules=tuple(rule for rule, _ in rules),
-        engine=build_engine(trainer, model.apply, _rule_groups([rule for rule, _ in rules])),
+        engine=build_engine(trainer, model.apply, rule_groups([rule for rule, _ in rules])),
         hyper=_hyper(cells, model),
         data=Data(tokens, labels),
         protocols=_protocols(shared, corpus, clients),
@@ -215,9 +203,9 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple
     """How the clients of cells that share a program train."""
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
-    check_objective(name, objective, list(numbers), _leaves(model), classes)
+    check_objective(name, objective, list(numbers), trainable_shapes(model), classes)
     named, others = parse_call(shared.local.optimizer)
-    optimizer = optimizer_builder(named, others, _leaves(model))
+    optimizer = optimizer_builder(named, others, trainable_shapes(model))
     own, method = tuple(sorted(numbers)), rule.local or Local()
     table = model.table if rule.start is None else None  # a lazy table starts from the globals
     return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method, places), table)
@@ -227,7 +215,7 @@ def part(program: Program, chosen: Sequence[int]) -> Program:
     """Some cells of a program, as a program; its twins are left out."""
     cells, clients = tuple(program.cells[i] for i in chosen), tuple(program.clients[i] for i in chosen)
     rules = tuple(program.rules[i] for i in chosen)
-    engine = build_engine(program.trainer, program.model.apply, _rule_groups(rules))
+    engine = build_engine(program.trainer, program.model.apply, rule_groups(rules))
     hyper = jax.tree.map(lambda values: np.asarray(values)[np.array(chosen)], program.hyper)
     return program._replace(
         cells=cells,
@@ -245,25 +233,6 @@ def part(program: Program, chosen: Sequence[int]) -> Program:
     )
 
 
-def _identity(cell: Cell, inputs: Mapping[str, str]) -> str:
-    """32 hex digits: settings, contents of corpus and weights, and source of a person's own functions."""
-    return hashlib.sha256(json.dumps([identity(cell), inputs, own_code(cell)], sort_keys=True).encode()).hexdigest()[
-        :32
-    ]
-
-
-def own_code(cell: Cell) -> dict[str, str]:
-    """Name -> digest of every `module:function` that decides a cell's numbers."""
-    return {name: source_digest(name) for name in own_names(cell)}
-
-
-def own_names(cell: Cell) -> list[str]:
-    """Every `module:function` that a cell names; nothing is imported."""
-    local, kind, architecture = cell.local, cell.partition.kind, cell.architecture.architecture
-    calls = (cell.rule, local.objective, local.optimizer, kind, architecture, *cell.protocols)
-    return [name for name, _ in map(parse_call, calls) if ":" in name]
-
-
 def _alike(program: Program, index: int, rule: str) -> Any:
     """What a cell's numbers follow from beside what its program shares: cells where it is equal are one run."""
     cell, clients = program.cells[index], program.clients[index]
@@ -279,11 +248,6 @@ def _alike(program: Program, index: int, rule: str) -> Any:
     rates = [{name: float(values[index]) for name, values in each.items()} for each in named]
     how = (cell.num_clients, cell.participation, cell.seed, cell.local.epochs, cell.local.drop_ragged)
     return how, rows.hexdigest(), rule, json.dumps([numbers, rates], sort_keys=True)
-
-
-def _leaves(model: Model) -> Tree:
-    """Shapes of one cell's trainable leaves."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0))[0])
 
 
 def _protocols(cell: Cell, corpus: Corpus, clients: Sequence[Clients]) -> dict[str, Protocol]:
@@ -309,82 +273,6 @@ def _hyper(cells: Sequence[Cell], model: Model) -> Hyper:
     # A person's own architecture takes its settings from its options, and may have rates all the same.
     rates = {name: array(getattr(c.architecture, name, own) for c in cells) for name, own in model.rates.items()}
     return Hyper(**local, rates=rates, own=named("objective"), optimizer=named("optimizer"))
-
-
-def _given(cell: Cell, model: Model) -> dict[str, Any]:
-    """What a rule may ask for beside its numbers."""
-    return {"is_adapter": model.is_adapter, "num_clients": cell.num_clients, "lora_scale": model.lora_scale}
-
-
-def _owning(cell: Cell, model: Model) -> Model:
-    """The model as the cell's rule needs it; rules that own kernels are alone in their program."""
-    name, numbers = parse_call(cell.rule)
-    build, (complete,) = rule_builder(name, [numbers], _given(cell, model))
-    if not is_alone(name, numbers) or not build(**complete).owns_kernels:
-        return model
-    try:
-        return with_own_kernels(model)
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"rule {name!r} changes the kernels under LoRA adapters, of which models.{cell.model} has none; take a "
-            "model with adapters, or another rule"
-        ) from error
-
-
-def _rules(cells: Sequence[Cell], model: Model, classes: int) -> list[tuple[RuleCall, str]]:
-    """Every cell's (name, function, numbers), and its computation as text.
-
-    Cells of one rule share the function; of one that asks for their number of clients, those with equally many.
-    """
-    asked = _updates(_leaves(model), max(cell.num_clients for cell in cells), classes)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(_leaves(model))]
-    found = []
-    builders: dict[Any, partial[Rule]] = {}
-    for cell in cells:
-        name, numbers = parse_call(cell.rule)
-        if name in OF_ADAPTERS and not any(map(is_adapter, paths)):
-            raise InputError(
-                f"rule {name!r} aggregates LoRA adapters, of which models.{cell.model} has none; take a model with "
-                "adapters, or another rule"
-            )
-        build, (complete,) = rule_builder(name, [numbers], _given(cell, model))
-        build = builders.setdefault((name, *build.keywords.values()), build)
-        told = check_rule(name, build, complete, asked)
-        rule = build(**{key: jnp.float32(number) for key, number in complete.items()})
-        found.append((RuleCall(name, build, complete, rule), told))
-    return found
-
-
-def _updates(leaves: Tree, clients: int, classes: int) -> Updates:
-    """Shapes of what one cell's rule sees."""
-
-    def shape(dtype: Any, *axes: int) -> Any:
-        return jax.ShapeDtypeStruct((clients, *axes), dtype)
-
-    number, scalar = shape(jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    return Updates(
-        client=shape(jnp.int32),
-        rows=number,
-        class_counts=shape(jnp.float32, classes),
-        mask=shape(bool),
-        steps=number,
-        start_loss=number,
-        start=leaves,
-        leaves=jax.tree.map(lambda leaf: shape(leaf.dtype, *leaf.shape), leaves),
-        weighted=None,
-        loss=number,
-        hyper=Hyper(scalar, scalar, scalar, scalar),
-    )
-
-
-def _rule_groups(rules: Sequence[RuleCall]) -> list[RuleGroup]:
-    groups = []
-    for build in dict.fromkeys(rule.build for rule in rules):
-        members = [index for index, rule in enumerate(rules) if rule.build is build]
-        first = rules[members[0]]
-        hyper = {key: np.array([rules[i].numbers[key] for i in members], np.float32) for key in first.numbers}
-        groups.append(RuleGroup(build, np.array(members), hyper))
-    return groups
 
 
 def _predicted_rows(protocols: Mapping[str, Protocol], clients: Sequence[Clients], corpus: Corpus) -> np.ndarray:

@@ -22,7 +22,8 @@ from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.storage.history import History
 from fedjax_paradox.sweep.history import believed
-from fedjax_paradox.sweep.program import Program, own_code, part
+from fedjax_paradox.sweep.identities import own_code
+from fedjax_paradox.sweep.program import Program, part
 from fedjax_paradox.sweep.rounds import scored_rounds
 
 

@@ -21,7 +21,8 @@ from fedjax_paradox.storage import checkpoint
 from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.sweep.architectures import tokenizer_folder
 from fedjax_paradox.sweep.clients import read_texts
-from fedjax_paradox.sweep.program import Program, own_names, prepare
+from fedjax_paradox.sweep.identities import own_names
+from fedjax_paradox.sweep.program import Program, prepare
 
 BATCH = 32
 
