@@ -47,7 +47,7 @@ def test_every_bad_config_is_refused_at_once_and_in_words(tmp_path, bad):
                 wrong[case.name] = told
         except Exception as error:  # every one is a defect, and the list of them is the message
             wrong[case.name] = repr(error)
-        if time.process_time() - began > 1:
+        if time.process_time() - began > 10:  # aliases that double take for ever; a collection of garbage may take one
             wrong[case.name] = "slow"
     assert wrong == {}
 

@@ -56,11 +56,12 @@ ALLOWED = {
     "storage/folder.py": (("storage/cells.py",), ()),
     "storage/provenance.py": ((), ("jax",)),
     "sweep/extensions.py": (
-        ("data/partition.py", "evaluation/protocols.py", "federated/", "models/base.py", "registry.py"),
-        ("jax", "numpy"),
+        ("data/partition.py", "evaluation/protocols.py", "federated/", "registry.py"),
+        ("jax",),
     ),
+    "sweep/checks.py": (("federated/", "models/base.py", "registry.py", "sweep/extensions.py"), ("jax", "numpy")),
     "sweep/clients.py": (
-        ("config/", "data/", "federated/packing/schedule.py", "sweep/extensions.py", "registry.py"),
+        ("config/", "data/", "federated/packing/schedule.py", "sweep/checks.py", "sweep/extensions.py", "registry.py"),
         ("numpy",),
     ),
     "sweep/sizes.py": ((), ("numpy",)),

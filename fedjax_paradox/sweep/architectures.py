@@ -16,7 +16,7 @@ from fedjax_paradox.models.distilbert import EncoderSizes, transformer
 from fedjax_paradox.models.download import find_checkpoint, weights_digest
 from fedjax_paradox.models.textcnn import textcnn
 from fedjax_paradox.registry import resolve
-from fedjax_paradox.sweep.extensions import check_model
+from fedjax_paradox.sweep.checks import check_model
 
 
 def corpus_and_model(cell: Cell, texts: Any, weights: Callable, folder: Path) -> tuple[Corpus, Model, dict[str, str]]:

@@ -15,7 +15,8 @@ from fedjax_paradox.federated.packing.engine import RuleGroup
 from fedjax_paradox.federated.types import Hyper, Rule, Tree, Updates
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.lora import is_adapter, with_own_kernels
-from fedjax_paradox.sweep.extensions import check_rule, is_alone, rule_builder
+from fedjax_paradox.sweep.checks import check_rule
+from fedjax_paradox.sweep.extensions import is_alone, rule_builder
 
 
 class RuleCall(NamedTuple):

@@ -11,7 +11,8 @@ from fedjax_paradox.data import partition as split
 from fedjax_paradox.data.corpus import Corpus, Texts, load_texts
 from fedjax_paradox.errors import InputError
 from fedjax_paradox.federated.packing import schedule
-from fedjax_paradox.sweep.extensions import check_partition, partitioner
+from fedjax_paradox.sweep.checks import check_partition
+from fedjax_paradox.sweep.extensions import partitioner
 
 
 class Clients(NamedTuple):

@@ -29,15 +29,9 @@ from fedjax_paradox.models.download import commit_of, find_checkpoint
 from fedjax_paradox.models.pretrained import load_checkpoint
 from fedjax_paradox.sweep.architectures import corpus_and_model
 from fedjax_paradox.sweep.cell_rules import RuleCall, owning, rule_calls, rule_groups, trainable_shapes
+from fedjax_paradox.sweep.checks import check_counts, check_objective, check_optimizer
 from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
-from fedjax_paradox.sweep.extensions import (
-    check_counts,
-    check_objective,
-    is_alone,
-    objective_builder,
-    optimizer_builder,
-    protocol_of,
-)
+from fedjax_paradox.sweep.extensions import is_alone, objective_builder, optimizer_builder, protocol_of
 from fedjax_paradox.sweep.identities import hashed
 from fedjax_paradox.sweep.sizes import batch_tokens, step_places
 
@@ -205,7 +199,8 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple
     objective = objective_builder(name, numbers)
     check_objective(name, objective, list(numbers), trainable_shapes(model), classes)
     named, others = parse_call(shared.local.optimizer)
-    optimizer = optimizer_builder(named, others, trainable_shapes(model))
+    optimizer = optimizer_builder(named, others)
+    check_optimizer(named, optimizer, list(others), trainable_shapes(model))
     own, method = tuple(sorted(numbers)), rule.local or Local()
     table = model.table if rule.start is None else None  # a lazy table starts from the globals
     return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method, places), table)
