@@ -52,32 +52,46 @@ def _run(title: str, folder: Folder, corpora: Mapping[str, str]) -> Run:
 
 
 def _facts(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
-    record = folder.record
+    return _settings(folder, corpora) | _parameters(folder) | _scored(folder) | _surroundings(folder)
+
+
+def _settings(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
     swept = {"corpus": [corpora.get(cell.name, cell.corpus.name) for cell in folder.cells]} | {
         name: [getattr(cell, name) for cell in folder.cells]
         for name in ("model", "rule", "alpha", "num_clients", "rounds", "partition_seed", "seed")
     }
-    facts = {name.replace("_", " "): ", ".join(map(number, dict.fromkeys(values))) for name, values in swept.items()}
-    packages = record.get("packages")
-    versions = packages.items() if isinstance(packages, Mapping) else ()
-    rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
-    protocols = dict.fromkeys(protocol for cell in folder.cells for protocol in cell.protocols)
-    some = dict.fromkeys(
+    return {name.replace("_", " "): ", ".join(map(number, dict.fromkeys(values))) for name, values in swept.items()}
+
+
+def _parameters(folder: Folder) -> dict[str, str]:
+    listed = {cell.model: folder.entries[cell.name] for cell in folder.cells if cell.name in folder.entries}
+    told = [
+        f"{model} {entry.trainable_parameters:,} of {entry.parameters:,}"
+        for model, entry in listed.items()
+        if entry.parameters
+    ]
+    return {"parameters trained": ", ".join(told)} if told else {}
+
+
+def _scored(folder: Folder) -> dict[str, str]:
+    draws = dict.fromkeys(
         str(cell.evaluate_clients)
         for cell in folder.cells
         if cell.evaluate_clients and cell.evaluate_clients < cell.num_clients
     )
-    sizes = {cell.model: folder.entries[cell.name] for cell in folder.cells if cell.name in folder.entries}
-    counts = {model: (e.trainable_parameters, e.parameters) for model, e in sizes.items() if e.parameters}
-    if counts:
-        told = (f"{model} {trained:,} of {every:,}" for model, (trained, every) in counts.items())
-        facts["parameters trained"] = ", ".join(told)
-    if some:
-        facts["clients scored"] = f"a draw of {', '.join(some)}"
-    return facts | {
-        f"train rows{' of those scored' * bool(some)}": " to ".join(
-            f"{count:,}" for count in dict.fromkeys((*rows[:1], *rows[-1:]))
-        ),
+    rows = sorted({int(clients.sum()) for clients in train_rows(folder.table).values()})
+    counts = " to ".join(f"{count:,}" for count in dict.fromkeys((*rows[:1], *rows[-1:])))
+    if draws:
+        return {"clients scored": f"a draw of {', '.join(draws)}", "train rows of those scored": counts}
+    return {"train rows": counts}
+
+
+def _surroundings(folder: Folder) -> dict[str, str]:
+    record = folder.record
+    packages = record.get("packages")
+    versions = packages.items() if isinstance(packages, Mapping) else ()
+    protocols = dict.fromkeys(protocol for cell in folder.cells for protocol in cell.protocols)
+    return {
         "cells": str(len(folder.cells)),
         "protocols": ", ".join(protocols),
         "config hash": _told(record, "hash"),
