@@ -872,6 +872,24 @@ def test_the_first_sentences_without_claims_hold_the_widest_gap(content):
 # Claims and what was run
 
 
+def test_a_claim_of_ones_own_has_no_row_as_published(place, tmp_path):
+    run = small(place, tmp_path / "run", "grid.partition_seed=[1, 2]", "grid.model=[textcnn, distilbert]")
+    sides = "a: {where: {model: distilbert}}, b: {where: {model: textcnn}}"
+    path = tmp_path / "claims.yaml"
+    path.write_text(f"- {{id: mine, text: Mine., source: s, where: {{}}, round: 2, {sides}}}", encoding="utf-8")
+    content = gather([run], path, place / "cache")
+    first, table = content.verdicts
+    assert content.title == "A claim about the worst client, tested with distilbert and textcnn on news"
+    assert first.columns == ["claim", "verdict", "a − b"]
+    protocols = ["label_matched", "label_filtered", "train_rows", "holdout"]
+    assert [row[1] for row in table.rows] == [f"both {name}" for name in protocols]
+    axis = drawn(content, "forest").figure.axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["mine", *protocols[1:]]
+    told = " ".join([first.caption, table.caption, drawn(content, "forest").caption, *content.sentences])
+    assert "published" not in told.lower()
+    assert "The row with a claim's name has both sides under label_matched" in drawn(content, "forest").caption
+
+
 def test_claims_are_judged_on_the_runs(place, tmp_path):
     claims = Path(__file__).parent.parent / "experiments" / "paper" / "claims.yaml"
     content = gather([small(place, tmp_path / "one")], claims, place / "cache")

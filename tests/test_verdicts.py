@@ -580,6 +580,15 @@ def test_a_bad_file_is_explained(tmp_path, text, told):
         load(path)
 
 
+def test_a_side_is_by_default_as_the_claim_says(tmp_path):
+    bare = {**CLAIM, "a": {"where": {"model": "minilm"}}, "b": {"where": {"model": "textcnn"}}}
+    (claim,) = read(tmp_path, bare)
+    assert [(side.protocol, side.round) for side in (claim.a, claim.b)] == [("label_matched", 3)] * 2
+    assert not claim.is_published
+    (short,) = read(tmp_path, {key: value for key, value in bare.items() if key != "matched"})
+    assert short.a.protocol == "label_matched"
+
+
 def test_a_missing_file_is_explained(tmp_path):
     with pytest.raises(InputError, match="cannot read the claims"):
         load(tmp_path / "none.yaml")

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from math import nan
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -21,6 +21,7 @@ Where = dict[str, Alternatives]
 Measure = Literal["average", "worst", "gap", "best_minus_worst", "std", "bottom_10", "gini", "jain"]
 Percent = Annotated[float, Field(ge=-100, le=100), AfterValidator(lambda percent: percent / 100)]
 Round = Annotated[int, Field(ge=1)]
+MATCHED = ("label_matched", "label_filtered", "train_rows", "holdout")
 
 
 class _Section(BaseModel):
@@ -32,10 +33,18 @@ class Side(_Section):
     (`local.mu`) -> values that all fit, null for a run that does not name it."""
 
     where: Where
-    protocol: str
-    round: Round
+    protocol: str  # by default the first of the claim's `matched`
+    round: Round  # by default the claim's
     published: dict[Measure, Percent] = {}  # in the file per cent, here in [0, 1]
     dose: float | None = None  # where the claim is of a response to a number
+
+
+def _filled(side: Any, claim: dict[str, Any]) -> Any:
+    """A side with the claim's protocol and round where it names none; what is no side stays, to be refused."""
+    matched = claim.get("matched", MATCHED)
+    if not (isinstance(side, dict) and matched and isinstance(matched, list | tuple) and "round" in claim):
+        return side
+    return {"protocol": matched[0], "round": claim["round"], **side}
 
 
 class Claim(_Section):
@@ -58,12 +67,17 @@ class Claim(_Section):
     a: Side
     b: Side
     between: tuple[Side, ...] = ()
-    matched: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "label_matched",
-        "label_filtered",
-        "train_rows",
-        "holdout",
-    )
+    matched: Annotated[tuple[str, ...], Field(min_length=1)] = MATCHED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_sides(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        sides = {name: _filled(data[name], data) for name in ("a", "b") if name in data}
+        if isinstance(data.get("between"), list):
+            sides["between"] = [_filled(side, data) for side in data["between"]]
+        return {**data, **sides}
 
     @model_validator(mode="after")
     def _doses(self) -> "Claim":
@@ -90,6 +104,11 @@ class Claim(_Section):
         distances = doses - doses.mean()
         reach = float(self.a.dose) - float(self.b.dose)  # type: ignore[arg-type]  # all have one, see _doses
         return tuple((distances / (distances**2).sum() * reach).tolist())
+
+    @property
+    def is_published(self) -> bool:
+        """Whether some side has published numbers: else there is nothing to compare with as published."""
+        return any(side.published for side in self.sides.values())
 
     @property
     def published(self) -> float:

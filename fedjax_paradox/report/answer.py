@@ -20,8 +20,9 @@ def title(view: View, judged: Sequence[verdicts.Verdict]) -> str:
         for name in ("model", "corpus")
     )
     if judged:
-        count = len(with_data(judged))
-        claims = f"{count} published claims" if count > 1 else "A published claim"
+        shown = with_data(judged)
+        kind = "published claim" if all(one.claim.is_published for one in shown) else "claim"
+        claims = f"{len(shown)} {kind}s" if len(shown) > 1 else f"A {kind}"
         return f"{claims} about the worst client, tested with {models} on {corpora}"
     if len({row.setting["rule"] for row in view.rows}) > 1:
         return f"Which method serves the worst client best? {models} on {corpora}"
@@ -59,10 +60,14 @@ def _on_claims(judged: Sequence[verdicts.Verdict]) -> Iterator[str]:
     if left:
         told = [f"{len(names)} {_OPEN[kind]} ({_listed(names)})" for kind, names in left.items()]
         yield f"Not decided: {'; '.join(told)}."
-    other = [f"{one.claim.id} ({one.mix.verdict})" for one in judged if one.mix.verdict != one.verdict]
-    yield "As published, each side under its own protocol, " + (
-        f"{len(other)} of {len(judged)} verdicts are others: {_listed(other)}." if other else "no verdict is another."
-    )
+    published = [one for one in judged if one.claim.is_published]
+    other = [f"{one.claim.id} ({one.mix.verdict})" for one in published if one.mix.verdict != one.verdict]
+    if published:
+        yield "As published, each side under its own protocol, " + (
+            f"{len(other)} of {len(published)} verdicts are others: {_listed(other)}."
+            if other
+            else "no verdict is another."
+        )
 
 
 _OPEN = {

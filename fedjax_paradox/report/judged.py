@@ -31,9 +31,10 @@ def in_words(verdict: verdicts.Verdict) -> Judged:
 
 
 def _outcomes(verdict: verdicts.Verdict) -> dict[str, verdicts.Outcome]:
-    """The comparisons of a claim by name."""
-    published = f"as published: {' / '.join(verdict.mix.protocols)}"
-    return {published: verdict.mix, **{f"both {name}": outcome for name, outcome in verdict.matched.items()}}
+    """The comparisons of a claim by name; the one as published where something is."""
+    published = {f"as published: {' / '.join(verdict.mix.protocols)}": verdict.mix}
+    matched = {f"both {name}": outcome for name, outcome in verdict.matched.items()}
+    return (published if verdict.claim.is_published else {}) | matched
 
 
 def with_data(judged: Sequence[verdicts.Verdict]) -> Sequence[verdicts.Verdict]:
@@ -48,20 +49,24 @@ def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
     """A row per claim that has data: the verdict under one protocol for both sides, and the one as published."""
     judged, others = with_data(judged), len(judged) - len(with_data(judged))
     protocols = dict.fromkeys(one.claim.matched[0] for one in judged)
+    published = any(one.claim.is_published for one in judged)
+    kept = slice(None if published else 3)  # columns
     outcomes = [one.matched.get(one.claim.matched[0]) for one in judged]
     return Table(
         name="verdicts",
         caption=f"Verdicts with both sides under {' or '.join(protocols)}; a − b in points over clients of at "
-        f"least {FLOOR} rows, with its 95 % interval. Last, the verdict as published, each side under its own.",
-        columns=["claim", "verdict", "a − b", "published", "as published"],
-        numeric=[False, False, True, True, False],
+        f"least {FLOOR} rows, with its 95 % interval."
+        + " Last, the verdict as published, each side under its own."
+        * published,
+        columns=["claim", "verdict", "a − b", "published", "as published"][kept],
+        numeric=[False, False, True, True, False][kept],
         rows=[
             [
                 f"{one.claim.id}: {one.claim.text}",
                 _ended(one.verdict, outcome),
                 *_differences(outcome)[:2],
-                one.mix.verdict,
-            ]
+                one.mix.verdict if one.claim.is_published else tables.NONE,
+            ][kept]
             for one, outcome in zip(judged, outcomes, strict=True)
         ],
         notes=[_OUTSIDE] * any(outcome and outcome.published_outside for outcome in outcomes)
@@ -71,28 +76,24 @@ def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
 
 def comparison_table(judged: Sequence[verdicts.Verdict]) -> Table:
     """A row per claim and pair of protocols, with both sides and p."""
-    outside = any(outcome.published_outside for one in judged for outcome in _outcomes(one).values())
+    outcomes = [named for one in judged for named in ((one.claim.id, *each) for each in _outcomes(one).items())]
+    published = any(one.claim.is_published for one in judged)
+    first = "first as published, each side under its own protocol; then both sides under one protocol"
+    columns = ["claim", "protocols", "verdict", f"a − b, ≥ {FLOOR} rows", "published", "a − b", *_LAST]
+    kept = [index for index, name in enumerate(columns) if published or name != "published"]
     return Table(
         name="claims",
-        caption="Every comparison: first as published, each side under its own protocol; then both sides under one "
-        "protocol. a and b are the sides of a claim, published is the published a − b. Accuracies in %, gaps and "
-        "differences in percentage points, with 95 % intervals.",
-        columns=[
-            "claim",
-            "protocols",
-            "verdict",
-            f"a − b, ≥ {FLOOR} rows",
-            "published",
-            "a − b",
-            "p",
-            "p (Holm)",
-            "a",
-            "b",
-        ],
-        numeric=[False, False, False, *(True for _ in range(7))],
-        rows=[_row(one.claim.id, *named) for one in judged for named in _outcomes(one).items()],
-        notes=[_OUTSIDE] if outside else [],
+        caption=f"Every comparison: {first if published else 'both sides under one protocol'}. a and b are the sides "
+        f"of a claim{', published is the published a − b' * published}. Accuracies in %, gaps and differences in "
+        "percentage points, with 95 % intervals.",
+        columns=[columns[index] for index in kept],
+        numeric=[index > 2 for index in kept],
+        rows=[[row[index] for index in kept] for row in (_row(*outcome) for outcome in outcomes)],
+        notes=[_OUTSIDE] * any(outcome.published_outside for *_, outcome in outcomes),
     )
+
+
+_LAST = ("p", "p (Holm)", "a", "b")
 
 
 def _row(claim: str, protocols: str, outcome: verdicts.Outcome) -> list[str]:
@@ -130,18 +131,27 @@ def forest(judged: Sequence[verdicts.Verdict]) -> list[Picture]:
         Picture(
             "forest",
             VERDICTS,
-            "Side a minus side b of every claim with its 95 % interval over partitions. The row with a claim's name is "
-            "as published, each side under its own protocol; below it both are under one. Over clients of at least "
-            f"{FLOOR} rows, which verdicts go by. Arrow: the interval goes on.",
+            f"Side a minus side b of every claim with its 95 % interval over partitions. {_first_rows(judged)} Over "
+            f"clients of at least {FLOOR} rows, which verdicts go by. Arrow: the interval goes on.",
             f"Differences in points by claim and protocol: {spoken}.",
             figures.forest(claims, _LOOKS),
         )
     ]
 
 
+def _first_rows(judged: Sequence[verdicts.Verdict]) -> str:
+    """What the row with a claim's name shows."""
+    firsts = " or ".join(dict.fromkeys(one.claim.matched[0] for one in judged if not one.claim.is_published))
+    own = f"The row with a claim's name has both sides under {firsts}, rows below it under another."
+    if all(not one.claim.is_published for one in judged):
+        return own
+    told = "The row with a claim's name is as published, each side under its own protocol; below it both are under one."
+    return f"{told} Of a claim without published numbers it is under {firsts}." if firsts else told
+
+
 def _comparisons(verdict: verdicts.Verdict) -> list[figures.Comparison]:
     """The published one first, with or without data; of the others those with."""
-    found = {"as published": verdict.mix, **verdict.matched}
+    found = ({"as published": verdict.mix} if verdict.claim.is_published else {}) | verdict.matched
     rows = [
         figures.Comparison(label, outcome.verdict, *(outcome.floored or _NOTHING)[:3], outcome.published)
         for label, outcome in found.items()
