@@ -64,13 +64,15 @@ def _settings(folder: Folder, corpora: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parameters(folder: Folder) -> dict[str, str]:
-    listed = {cell.model: folder.entries[cell.name] for cell in folder.cells if cell.name in folder.entries}
-    told = [
-        f"{model} {entry.trainable_parameters:,} of {entry.parameters:,}"
-        for model, entry in listed.items()
-        if entry.parameters
-    ]
-    return {"parameters trained": ", ".join(told)} if told else {}
+    """Of every model; cells may have vocabularies of their own, and so other numbers."""
+    counts: dict[str, dict[str, None]] = {}
+    for cell in folder.cells:
+        entry = folder.entries.get(cell.name)
+        if entry and entry.parameters:
+            told = f"{entry.trainable_parameters:,} of {entry.parameters:,}"
+            counts.setdefault(cell.model, {})[told] = None
+    models = [f"{model} {' or '.join(found)}" for model, found in counts.items()]
+    return {"parameters trained": ", ".join(models)} if models else {}
 
 
 def _scored(folder: Folder) -> dict[str, str]:

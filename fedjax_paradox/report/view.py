@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from statistics import mean
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ class View(NamedTuple):
     num_clients: int
     base: dict[tuple[str, str], str]  # (corpus, model) -> its rule, where figures do not compare rules
     when: str  # words for the rounds of `rows`
-    sizes: Mapping[tuple[str, str], Size]  # (corpus, model) -> of the model, where somebody says
+    sizes: Mapping[tuple[str, str], Size]  # (corpus, model) -> mean of its cells, where somebody says
     ended: str  # how many of all runs of that kind diverged, "" where none did
 
     @property
@@ -63,11 +64,25 @@ def look(
         if (one["num_clients"], facts.rules[one["rule"]]) == (num_clients, rule):
             labels.setdefault((one["corpus"], one["model"]), []).append(one["rule"])
     base = {series: _commonest(found) for series, found in labels.items()}
-    sizes = {(one.facts["corpus"], one.facts["model"]): one.size for one in facts.known.values() if one.size.parameters}
+    sizes = _sizes(facts.known.values())
     view = View(table, measured, rows, [], facts.audits, protocol, num_clients, base, when, sizes, "")
     runs = [run for run in picked.to_pylist() if run["protocol"] == protocol and is_base(view, run)]
     runs.sort(key=lambda run: (run["alpha"], run["corpus"], run["model"], run["partition_seed"], run["seed"]))
     return view._replace(runs=[run for run in runs if run["round"]], ended=ends(runs))
+
+
+def _sizes(known: Iterable[Known]) -> dict[tuple[str, str], Size]:
+    """Means over cells, of which each may have a vocabulary of its own."""
+    found: dict[tuple[str, str], list[Size]] = {}
+    for cell in known:
+        if cell.size.parameters:
+            found.setdefault((cell.facts["corpus"], cell.facts["model"]), []).append(cell.size)
+
+    def average(sizes: list[Size]) -> Size:
+        counts = (round(mean(each)) for each in zip(*(size[:2] for size in sizes), strict=True))
+        return Size(*counts, sizes[0].start)
+
+    return {model: average(sizes) for model, sizes in found.items()}
 
 
 def _commonest(values: Iterable[Any]) -> Any:
