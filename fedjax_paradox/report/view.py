@@ -79,8 +79,8 @@ def _sizes(known: Iterable[Known]) -> dict[tuple[str, str], Size]:
             found.setdefault((cell.facts["corpus"], cell.facts["model"]), []).append(cell.size)
 
     def average(sizes: list[Size]) -> Size:
-        counts = (round(mean(each)) for each in zip(*(size[:2] for size in sizes), strict=True))
-        return Size(*counts, sizes[0].start)
+        trainable = round(mean(size.trainable for size in sizes))
+        return Size(trainable, round(mean(size.parameters for size in sizes)), sizes[0].start)
 
     return {model: average(sizes) for model, sizes in found.items()}
 
