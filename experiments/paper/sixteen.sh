@@ -16,5 +16,5 @@ for seed in 71 72 73 74 75 76 77 78; do
   fedjax-paradox run "$config" "${shared[@]}" "$seeds" 'grid.model=[textcnn]' rounds=50 evaluate_every=10 \
     --out "$out/textcnn-$seed"
   fedjax-paradox run "$config" "${shared[@]}" "$seeds" 'grid.model=[minilm]' rounds=10 evaluate_every=5 \
-    models.minilm.local.learning_rate=0.001 --out "$out/minilm-$seed"
+    models.minilm.local.learning_rate=0.003 --out "$out/minilm-$seed"
 done
