@@ -574,6 +574,16 @@ def test_latex_compiles(content, tmp_path):
 # Audit
 
 
+def test_audits_of_one_partition_say_whose_they_are(place, tmp_path):
+    """A rule that gives every client its own model has findings of its own."""
+    run = small(place, tmp_path / "run", "grid.rule=[fedavg, local_only]", "grid.partition_seed=[1, 2]")
+    titles = [one.title for one in gather([run], None, place / "cache").partitions]
+    assert [title.rpartition("; ")[2] for title in titles] == ["fedavg", "local_only"] * 2
+    alone = small(place, tmp_path / "alone", "grid.rule=[fedavg, uniform]")
+    (one,) = gather([alone], None, place / "cache").partitions
+    assert one.title.endswith("partition seed 42")
+
+
 def test_the_audit_counts_partitions(content):
     told = {tuple(line[:2]): line[2:] for line in content.audit.rows}
     assert told["global", "gap-zero-by-construction"] == ["3 of 3", "3 of 3"]

@@ -163,17 +163,26 @@ def _audited(reading: Reading, audits: Audits, picked: pa.Table) -> dict[str, An
     table = reading.table.group_by(["cell", "corpus", "alpha", "num_clients", "partition_seed"], use_threads=False)
     conditions = {row["cell"]: row for row in table.aggregate([]).to_pylist()}
     chosen = [(conditions[names[id(one)][0]], one) for one in found]
-    partitions: list[Partition] = []
+    partitions: dict[str, list[tuple[Partition, str]]] = {}
     for told, one in chosen:
         own = picked.filter(pc.is_in(picked["cell"], pa.array(names[id(one)])))
         partition = _partition(told, one, own)
-        if partition not in partitions:  # folders may share partitions
-            partitions.append(partition)
+        alike = partitions.setdefault(partition.title, [])
+        if partition not in [other for other, _ in alike]:  # folders may share partitions
+            alike.append((partition, "; ".join(_values(own, name) for name in ("model", "rule"))))
     return {
         "audit": overview(chosen) if chosen else None,
-        "partitions": partitions,
+        "partitions": [
+            partition._replace(title=f"{title}: {runs}") if len(alike) > 1 else partition
+            for title, alike in partitions.items()
+            for partition, runs in alike
+        ],
         "no_audit": list(map(printable, audits.missing)),
     }
+
+
+def _values(table: pa.Table, name: str) -> str:
+    return ", ".join(sorted(table[name].unique().to_pylist()))
 
 
 def _partition(told: Mapping[str, Any], one: Audit, picked: pa.Table) -> Partition:
