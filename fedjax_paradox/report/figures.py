@@ -63,7 +63,8 @@ def forest(claims: Mapping[str, Sequence[Comparison]], looks: Mapping[str, Mappi
     axis.grid(visible=False, axis="y")
     there = {row.verdict for row in every if not np.isnan(row.value)}
     handles = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items() if name in there]
-    handles.append(Line2D([], [], linestyle="", label="published", **_PUBLISHED))
+    if any(not np.isnan(row.published) for row in every):
+        handles.append(Line2D([], [], linestyle="", label="published", **_PUBLISHED))
     drawing.legend(figure, [], handles)
     return figure
 

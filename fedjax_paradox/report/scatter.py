@@ -71,8 +71,11 @@ def by_size(panels: Panels, words: tuple[Mapping[str, str], Mapping[str, str]], 
     for row, (measure, panel) in zip(axes, panels.items(), strict=True):
         for axis, lines in zip(row, panel.values(), strict=True):
             for line in lines:
-                look = {**drawing.look(labels.index(line.label), joined=False), "fillstyle": fills[starts[line.label]]}
-                axis.errorbar(line.x, 100 * line.value, yerr=bars(line), capsize=1.5, elinewidth=0.8, **look)
+                index = labels.index(line.label)
+                look = {**drawing.look(index, joined=False), "fillstyle": fills[starts[line.label]]}
+                # A little beside each other: models that differ in what is trained are of one size.
+                x = line.x * 10 ** ((index - (len(labels) - 1) / 2) * 0.03)
+                axis.errorbar(x, 100 * line.value, yerr=bars(line), capsize=1.5, elinewidth=0.8, **look)
         row[0].set_ylabel(measures[measure])
         row[0].set_ylim(-3, min(1.1 * row[0].get_ylim()[1], 105))
     for axis, kind in zip(axes[-1], kinds.values(), strict=True):
@@ -91,6 +94,7 @@ _FILLS: Any = ("full", "none", "left")
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1 and 3 times powers of ten, from one below `low` to one above `high`."""
-    every = [step * 10.0**power for power in range(len(str(int(high))) + 1) for step in (1, 3)]
+    """Powers of ten, of few also three times as much, from one below `low` to one above `high`."""
+    steps = (1, 3) if high < 50 * low else (1,)
+    every = [step * 10.0**power for power in range(len(str(int(high))) + 1) for step in steps]
     return [value for value in every if low / 3 < value < 3 * high]
