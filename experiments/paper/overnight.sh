@@ -21,25 +21,32 @@ textcnn=(rounds=50 evaluate_every=10)
 minilm=(rounds=5 evaluate_every=5 models.minilm.local.learning_rate=0.003)
 
 # A partition after the other, so that those that are done can be read; each has rows, clients and a training seed of its own.
-for seed in 81 82 83 84 85 86 87 88; do
-  seeds="grid.partition_seed,seed,corpus.seed=[[$seed, $seed, $seed]]"
-  run "e5-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$seeds" model=minilm \
-    'grid.rule=[fedavg, fedavgw(beta=0.1), fedavgw(beta=0.5), fedavgw(beta=1.0), fedsa_lora]'
-  run "logit-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$seeds" model=minilm 'grid.rule=[fedavg]' \
+eight=(81 82 83 84 85 86 87 88)
+by() { echo "grid.partition_seed,seed,corpus.seed=[[$1, $1, $1]]"; }  # SEED
+
+# Both models at alpha 0.1, and two methods for each.
+for seed in "${eight[@]}"; do
+  one='grid.alpha=[0.1]'
+  run "e5-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm 'grid.rule=[fedavg, fedsa_lora]'
+  run "logit-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm 'grid.rule=[fedavg]' \
     'grid.local.objective=[logit_adjustment]'
-  run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
-  run "e4-minilm-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$seeds" 'grid.model=[minilm]' 'grid.alpha=[0.1, 1.0]'
-  run "e1-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]' 'grid.alpha=[0.1]'
-  run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]' 'grid.alpha=[0.1]' \
-    'grid.rule=[ditto]'
-  run "logit-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]' 'grid.alpha=[0.1]' \
+  run "e1-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one"
+  run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" 'grid.rule=[ditto]'
+  run "logit-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" \
     'grid.local.objective=[logit_adjustment]'
 done
-for seed in 81 82 83 84 85 86; do
-  seeds="grid.partition_seed,seed,corpus.seed=[[$seed, $seed, $seed]]"
+# E5 in the folders that have its FedAvg, and E4.
+for seed in "${eight[@]}"; do
+  run "e5-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm \
+    'grid.rule=[fedavg, fedsa_lora, fedavgw(beta=0.1), fedavgw(beta=0.5), fedavgw(beta=1.0)]'
+  run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
+  run "e4-minilm-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' 'grid.alpha=[0.1, 1.0]'
+done
+# The other alphas, E2 and E3.
+for seed in "${eight[@]:0:6}"; do
   alphas='grid.alpha=[0.5, 1.0, 5.0]'
-  run "e1-more-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.model=[textcnn]' "$alphas"
-  run "e1-more-minilm-$seed" e1_alpha_grid "${news[@]}" "${minilm[@]}" "$seeds" 'grid.model=[minilm]' "$alphas"
-  run "e2-textcnn-$seed" e2_clients "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.num_clients=[5, 20, 50]'
-  run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$seeds" 'grid.alpha=[0.1]'
+  run "e1-more-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$alphas"
+  run "e1-more-minilm-$seed" e1_alpha_grid "${news[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' "$alphas"
+  run "e2-textcnn-$seed" e2_clients "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.num_clients=[5, 20, 50]'
+  run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.alpha=[0.1]'
 done
