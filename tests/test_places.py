@@ -137,15 +137,18 @@ def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
 # Few numbers
 
 
-def test_few_sizes_are_those_with_the_fewest_places() -> None:
-    needed = np.repeat([8, 16, 40], [5, 5, 1])
-    assert few_sizes(needed, 8, 1) == (40,)
-    assert few_sizes(needed, 8, 2) == (16, 40)  # 10 x 16 + 40; (8, 40) takes 5 x 8 + 6 x 40
-    assert few_sizes(needed, 8, 3) == (8, 16, 40)
+def test_few_sizes_are_those_with_the_fewest_places_each_of_which_saves_enough() -> None:
+    needed = np.repeat([8, 16, 40], [5, 5, 1])  # in one size 440 places
+    assert few_sizes(needed, 8, 241) == (40,)
+    assert few_sizes(needed, 8, 240) == (16, 40)  # 10 x 16 + 40 = 200; (8, 40) takes 5 x 8 + 6 x 40 = 280
+    assert few_sizes(needed, 8, 41) == (16, 40)
+    assert few_sizes(needed, 8, 40) == (8, 16, 40)  # 160
+    assert few_sizes(np.array([5, 5]), 8, 0) == (5,)
 
 
-def test_a_program_of_few_steps_compiles_one_number_of_places() -> None:
-    assert step_places(np.full(31, 10), 64) == (64,)
+def test_a_program_of_few_tokens_compiles_one_number_of_places() -> None:
+    assert step_places(np.full(63, 10), 80) == (80,)  # 64 places a step less are 4,032
+    assert step_places(np.full(64, 10), 80) == (16, 80)
 
 
 @pytest.mark.parametrize(("steps", "sizes"), [(32, 2), (256, 3), (1024, 4)])
@@ -163,7 +166,7 @@ def test_many_lanes_take_one_number_that_is_enough_for_nearly_all() -> None:
     tokens = np.random.default_rng(0).integers(100, 200, 4000)
     tokens[:3] = 900
     assert step_places(tokens, 1024, on_cpu=False) == (208, 1024)  # 199 in steps of 16
-    assert step_places(tokens[:31], 1024, on_cpu=False) == (1024,)
+    assert step_places(tokens[3:7], 1024, on_cpu=False) == (1024,)
 
 
 def test_the_tokens_of_a_batch_are_those_of_its_rows() -> None:

@@ -15,8 +15,8 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.registry import resolve
-from fedjax_paradox.sweep import rounds
 from fedjax_paradox.sweep.rounds import by_length, job_lengths, measure, plan_round, predict
+from fedjax_paradox.sweep.sizes import batch_tokens
 
 TRAIN, TEST = 60, 24
 
@@ -215,15 +215,14 @@ def test_only_rows_that_a_protocol_reads_are_predicted(config, protocols):
 
 
 @pytest.mark.parametrize(("trailing", "lengths"), [(None, [24]), (0, [8, 16, 24]), (2, [8, 16, 24])])
-def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, monkeypatch, trailing, lengths):
+def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, trailing, lengths):
     """With an engine that answers with the row's number: rows keep all that their model reads of them."""
-    monkeypatch.setattr(rounds, "BATCHES_PER_LENGTH", 1)
     program = only(config)
     words = np.arange(TRAIN + TEST) % 24  # row 0 is empty
     tokens = (np.arange(24) < words[:, None]).astype(np.int32)
     engine = SimpleNamespace(
         devices=1,
-        predict_batch=4,
+        predict_batch=2,
         predict=lambda models, _frozen, _tokens, rows, length: np.stack([rows, rows + models], axis=1),  # noqa: ARG005
     )
     program = program._replace(
@@ -237,6 +236,25 @@ def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(co
     read = np.where(words == 0, 24, np.minimum(words + (24 if trailing is None else trailing), 24))
     assert all((read[asked[batch.places]] <= batch.length).all() for batch in batches)
     assert predict(program, 1000, None, batches).tolist() == [asked.tolist(), (asked + 1000).tolist()]
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "centralised"])
+def test_the_largest_number_of_places_is_enough_for_any_batch_of_any_round_and_no_more(config, tmp_path, rule):
+    """Texts of 1 to 20 words, 30 rounds in which half of the clients take part; places are counted in steps of 16."""
+    lengths = np.random.default_rng(0).permutation(np.arange(TRAIN) % 20 + 1)
+    lines = [f"{'word ' * length},{'abc'[row % 3]}" for row, length in enumerate(lengths.tolist())]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "test.csv").write_text("text,label\nword,a\n")
+    files = [f"corpus.files.{name}={tmp_path}/{name}.csv" for name in ("train", "test")]
+    settings = ("participation=0.5", "local.batch_size=4", f"rule={rule}", "rounds=30", "models.textcnn.max_length=24")
+    program = only(config, *files, *settings)
+    jobs = [job for round_ in range(1, 31) for job in plan_round(program, round_)[0]]
+    most = max(int(batch_tokens(lengths, job.steps).max()) for job in jobs)
+    clients = program.clients[0].train
+    held = clients if rule == "fedavg" else [np.concatenate(clients)]
+    bound = max(sum(sorted(lengths[rows].tolist())[-4:]) for rows in held)
+    [*_, whole] = program.trainer.places
+    assert most <= bound <= whole < bound + 16
 
 
 def test_measure_counts_what_the_predictions_say(config):

@@ -33,7 +33,7 @@ from fedjax_paradox.sweep.checks import check_counts, check_objective, check_opt
 from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.sweep.extensions import is_alone, objective_builder, optimizer_builder, protocol_of
 from fedjax_paradox.sweep.identities import hashed
-from fedjax_paradox.sweep.sizes import batch_tokens, step_places
+from fedjax_paradox.sweep.sizes import PLACES_STEP, batch_tokens, fullest, step_places
 
 # Settings of `local` that are numbers of `Hyper`.
 LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")
@@ -138,10 +138,7 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     clients = tuple(divide(cell, corpus) for cell in cells)
     model = owning(shared, model)
     rules = rule_calls(cells, model, len(corpus.classes))
-    places: tuple[int, ...] = ()
-    if model.packs:
-        whole = shared.local.batch_size * corpus.train_tokens.shape[1]
-        places = step_places(_step_tokens(cells, clients, [rule for rule, _ in rules], corpus), whole, on_cpu)
+    places = _places(cells, clients, [rule for rule, _ in rules], corpus, on_cpu) if model.packs else ()
     trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes), places)
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
@@ -173,17 +170,21 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _step_tokens(
-    cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], corpus: Corpus
-) -> np.ndarray:
-    """i[steps], tokens of the batches of the first epoch of everybody's first local update."""
-    tokens, found = np.count_nonzero(corpus.train_tokens, axis=1), []
+def _places(
+    cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], corpus: Corpus, on_cpu: bool
+) -> tuple[int, ...]:
+    """`step_places`, from the first epoch of all first local updates, and from the longest rows of each client."""
+    tokens, size = np.count_nonzero(corpus.train_tokens, axis=1), cells[0].local.batch_size
+    found, most = [], PLACES_STEP
     for cell, one, call in zip(cells, clients, rules, strict=True):
-        size, drop = cell.local.batch_size, cell.local.drop_ragged
-        for each in attending(cell, one, call.rule.pooled, 1):
+        first = attending(cell, one, call.rule.pooled, 1)
+        for each in first:
+            drop = cell.local.drop_ragged
             batches = local_batches(each.rows, 1, size, drop, seed=cell.seed, round_=1, client=each.client)
             found.append(batch_tokens(tokens, batches))
-    return np.concatenate(found)
+        most = max(most, fullest(tokens, [each.rows for each in first] if call.rule.pooled else one.train, size))
+    whole = min(-(-most // PLACES_STEP) * PLACES_STEP, size * corpus.train_tokens.shape[1])
+    return step_places(np.concatenate(found), whole, on_cpu)
 
 
 def _commits(shared: Cell, texts: Callable, weights: Callable) -> dict[str, str]:

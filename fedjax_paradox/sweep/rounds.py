@@ -11,7 +11,7 @@ from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.sweep.clients import Attending, attending
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.sizes import MOST_SIZES, batch_tokens, few_sizes, places_of_lanes
+from fedjax_paradox.sweep.sizes import batch_tokens, few_sizes, places_of_lanes
 
 
 def job_lengths(program: Program) -> list[int]:
@@ -110,8 +110,8 @@ def with_start_loss(
     return participants._replace(start_loss=found)
 
 
-# A length is one compilation more: only where so many batches are to be computed in it, on average.
-BATCHES_PER_LENGTH, LENGTH_STEP = 32, 8
+# A length is one compilation more: it has to save so many batches of full length.
+BATCHES_PER_LENGTH, LENGTH_STEP = 2, 8
 
 
 def predict(program: Program, models: Tree, frozen: Tree, batches: Sequence[Batches]) -> np.ndarray:
@@ -132,9 +132,8 @@ def _of_rows(function: Callable[..., Any], models: Tree, frozen: Tree, data: Any
 def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
     """Rows in batches of few lengths, each long enough for all that its model reads of them."""
     needed = _needed_lengths(program, rows)
-    batches = -(-len(rows) // program.engine.predict_batch)
-    most = max(1, min(MOST_SIZES, batches // BATCHES_PER_LENGTH))
-    lengths = np.array(few_sizes(needed, LENGTH_STEP, most))
+    worth = BATCHES_PER_LENGTH * program.engine.predict_batch * int(needed.max())
+    lengths = np.array(few_sizes(needed, LENGTH_STEP, worth))
     which = np.searchsorted(lengths, needed)
     places = [np.flatnonzero(which == index) for index in range(len(lengths))]
     return [

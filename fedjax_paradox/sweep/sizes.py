@@ -1,34 +1,40 @@
 """Few sizes in which batches of unequal size are computed, since each is a compilation more: NumPy alone."""
 
-import bisect
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 MOST_SIZES, CHOICES = 4, 32
-# Token places of a training step: so many tokens apart; a first, second and third size beside the whole where a round
-# has so many steps, since each takes seconds to compile and the first gains the most.
-PLACES_STEP, STEPS_FOR_SIZES = 16, (32, 256, 1024)
+# A size is a compilation more, which takes seconds: it has to save so many token places a round, a second of MiniLM's
+# training on two CPU cores.
+WORTH = 4096
+PLACES_STEP = 16  # the numbers of token places of a training step are so far apart
 # Of many lanes the fullest decides, so that there is one size beside the whole, enough for this share of the steps.
 ENOUGH = 0.999
 
 
-def few_sizes(needed: np.ndarray, step: int, most: int) -> tuple[int, ...]:
-    """At most `most` sizes, ascending, in which all have the fewest places; needed: i[n], of each.
+def few_sizes(needed: np.ndarray, step: int, worth: int = WORTH) -> tuple[int, ...]:
+    """At most `MOST_SIZES` sizes, ascending, in which all have the fewest places; needed: i[n], of each.
 
-    The last is the largest of `needed`, the others are multiples of `step` or so.
+    The last is the largest of `needed`, the others are multiples of `step` or so, and each saves `worth` places.
     """
     longest = int(needed.max())
     shorter = range(step, longest, max(step, longest // CHOICES))
-    choices = [(*few, longest) for more in range(most) for few in itertools.combinations(shorter, more)]
     cumulative = np.cumsum(np.bincount(needed))
 
     def places(sizes: tuple[int, ...]) -> int:
         ends = cumulative[list(sizes)]
         return int((np.diff(ends, prepend=0) * sizes).sum())
 
-    return min(choices, key=places)
+    found: tuple[int, ...] = (longest,)
+    for more in range(1, MOST_SIZES):
+        choices = [(*few, longest) for few in itertools.combinations(shorter, more)]
+        best = min(choices, key=places, default=found)
+        if places(found) - places(best) < worth:
+            break
+        found = best
+    return found
 
 
 def step_places(tokens: np.ndarray, whole: int, on_cpu: bool = True) -> tuple[int, ...]:
@@ -36,13 +42,25 @@ def step_places(tokens: np.ndarray, whole: int, on_cpu: bool = True) -> tuple[in
 
     Args:
       tokens: i[steps], of the batches of a round.
+      whole: enough for any batch of any round.
       on_cpu: else there are many lanes.
     """
-    most = bisect.bisect(STEPS_FOR_SIZES, len(tokens))
-    if on_cpu or not most:
-        return few_sizes(np.append(tokens, whole), PLACES_STEP, 1 + most)
+    if on_cpu:
+        return few_sizes(np.append(tokens, whole), PLACES_STEP)
     enough = int(np.quantile(tokens, ENOUGH, method="higher"))
-    return tuple(sorted({min(-(-enough // PLACES_STEP) * PLACES_STEP, whole), whole}))
+    size = min(-(-enough // PLACES_STEP) * PLACES_STEP, whole)
+    return (size, whole) if (whole - size) * len(tokens) >= WORTH else (whole,)
+
+
+def fullest(tokens: np.ndarray, held: Sequence[np.ndarray], batch: int) -> int:
+    """The most tokens that a batch can have whose rows are one holder's.
+
+    Args:
+      tokens: i[N], of each row.
+      held: the rows of each holder.
+      batch: rows of a batch.
+    """
+    return max(int(np.sort(tokens[rows])[-batch:].sum()) for rows in held)
 
 
 def batch_tokens(tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
