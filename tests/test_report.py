@@ -921,6 +921,19 @@ def test_claims_are_judged_at_the_rounds_asked_for(place, tmp_path):
     assert [claims[0].verdict for claims in found] == ["no data", "too few partitions"]
 
 
+def test_sides_of_other_rounds_are_told(place, tmp_path):
+    sides = "a: {where: {model: distilbert}}, b: {where: {model: textcnn}}"
+    path = tmp_path / "claims.yaml"
+    path.write_text(f"- {{id: mine, text: Mine., source: s, where: {{}}, round: 2, {sides}}}", encoding="utf-8")
+    runs = [
+        small(place, tmp_path / model, f"model={model}", f"rounds={n}")
+        for model, n in (("distilbert", 1), ("textcnn", 2))
+    ]
+    told = "Sides of other rounds, after round 1 of a and 2 of b: mine."
+    assert told in gather(runs, path, place / "cache", "last").verdicts[0].notes
+    assert not gather(runs, path, place / "cache", "round 1").verdicts[0].notes
+
+
 def test_a_claim_that_cannot_be_judged_is_named_on_the_first_screen(place, tmp_path):
     side = "{{where: {{model: {}}}, protocol: label_matched, round: 2, published: {{gap: 1}}}}".format
     sides = f"a: {side('textcnn')}, b: {side('distilbert')}"

@@ -70,8 +70,20 @@ def verdict_table(judged: Sequence[verdicts.Verdict]) -> Table:
             for one, outcome in zip(judged, outcomes, strict=True)
         ],
         notes=[_OUTSIDE] * any(outcome and outcome.published_outside for outcome in outcomes)
+        + _of_other_rounds(judged)
         + [f"Without data in these runs, and not shown: {others} of the claims."] * (others > 0),
     )
+
+
+def _of_other_rounds(judged: Sequence[verdicts.Verdict]) -> list[str]:
+    """Which claims compare a side with one that has trained for another number of rounds."""
+    found: dict[str, list[str]] = {}
+    for one in judged:
+        outcome = one.matched.get(one.claim.matched[0])
+        a, b = (max(rounds, default=0) for rounds in outcome.rounds) if outcome else (0, 0)
+        if a != b and a and b:
+            found.setdefault(f"after round {a} of a and {b} of b", []).append(one.claim.id)
+    return [f"Sides of other rounds, {when}: {', '.join(names)}." for when, names in found.items()]
 
 
 def comparison_table(judged: Sequence[verdicts.Verdict]) -> Table:
