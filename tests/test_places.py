@@ -78,6 +78,7 @@ def test_a_packed_transformer_has_the_loss_and_gradients_of_a_padded_one() -> No
 
     # Sums over tokens in another order, of products of other shapes.
     chex.assert_trees_all_close(results(key, still, places=26), results(), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(results(None, None, places=26), results(), rtol=1e-4, atol=1e-6)
     # What dropout draws for a token is the same in any number of places.
     chex.assert_trees_all_close(results(key, places=26), results(key), rtol=1e-4, atol=1e-6)
 
@@ -96,6 +97,7 @@ def test_a_packed_textcnn_has_the_loss_and_gradients_of_a_padded_one(lengths: li
         return jax.jit(jax.value_and_grad(total))(trainable)
 
     # Sums over windows in another order.
+    chex.assert_trees_all_close(results(None, None, places=places), results(), rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(results(jax.random.key(3), still, places=places), results(), rtol=1e-4, atol=1e-6)
 
 

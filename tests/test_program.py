@@ -15,7 +15,8 @@ from fedjax_paradox.errors import InputError
 from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.registry import resolve
-from fedjax_paradox.sweep.rounds import by_length, job_lengths, measure, plan_round, predict
+from fedjax_paradox.sweep.batches import by_length
+from fedjax_paradox.sweep.rounds import job_lengths, measure, plan_round, predict
 from fedjax_paradox.sweep.sizes import batch_tokens
 
 TRAIN, TEST = 60, 24
@@ -214,8 +215,9 @@ def test_only_rows_that_a_protocol_reads_are_predicted(config, protocols):
     assert len(program.predicted) == len(expected)
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize(("trailing", "lengths"), [(None, [24]), (0, [8, 16, 24]), (2, [8, 16, 24])])
-def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, trailing, lengths):
+def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, trailing, lengths, packs):
     """With an engine that answers with the row's number: rows keep all that their model reads of them."""
     program = only(config)
     words = np.arange(TRAIN + TEST) % 24  # row 0 is empty
@@ -223,19 +225,42 @@ def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(co
     engine = SimpleNamespace(
         devices=1,
         predict_batch=2,
-        predict=lambda models, _frozen, _tokens, rows, length: np.stack([rows, rows + models], axis=1),  # noqa: ARG005
+        predict=lambda models, _frozen, _tokens, rows, **_how: np.stack([rows, rows + models], axis=1),
     )
     program = program._replace(
         corpus=replace(program.corpus, train_tokens=tokens[:TRAIN], test_tokens=tokens[TRAIN:]),
-        model=program.model._replace(trailing=trailing),
+        model=program.model._replace(trailing=trailing, packs=packs),
         engine=engine,
     )
     asked = np.arange(TRAIN + TEST, dtype=np.int32)[::-1]
     batches = by_length(program, asked)
     assert [batch.length for batch in batches] == lengths
     read = np.where(words == 0, 24, np.minimum(words + (24 if trailing is None else trailing), 24))
-    assert all((read[asked[batch.places]] <= batch.length).all() for batch in batches)
+    assert all((read[batch.rows] <= batch.length).all() for batch in batches)
+    for batch in batches:
+        most = words[batch.rows].sum(axis=1).max()
+        assert batch.tokens == (min(-(-most // 16) * 16, 2 * batch.length) if packs else None)
     assert predict(program, 1000, None, batches).tolist() == [asked.tolist(), (asked + 1000).tolist()]
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_batches_to_predict_hold_nearly_as_many_tokens_each(config, devices):
+    """Of 200 rows of 1 to 60 tokens, 16 rows a batch."""
+    program = only(config)
+    words = np.random.default_rng(0).integers(1, 61, 200)
+    tokens = (np.arange(64) < words[:, None]).astype(np.int32)
+    program = program._replace(
+        corpus=replace(program.corpus, train_tokens=tokens[:100], test_tokens=tokens[100:]),
+        model=program.model._replace(trailing=None, packs=True),
+        engine=SimpleNamespace(devices=devices, predict_batch=16),
+    )
+    asked = np.random.default_rng(1).permutation(200)[:150]
+    [batch] = by_length(program, asked)
+    assert batch.rows.shape == (-(-150 // (16 * devices)) * devices, 16)
+    assert set(batch.rows.ravel().tolist()) == set(asked.tolist())
+    totals = words[batch.rows].sum(axis=1)
+    assert np.ptp(totals) <= 8  # dealt there and back, so that what remains is a turn's difference
+    assert totals.max() <= batch.tokens < totals.max() + 16
 
 
 @pytest.mark.parametrize("rule", ["fedavg", "centralised"])

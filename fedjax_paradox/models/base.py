@@ -41,8 +41,8 @@ class Model(NamedTuple):
     if any, that `apply` reads only as its rows at `tokens`, and never row 0; its training can then be sparse.
     `lora_scale`: what the product of a LoRA pair is multiplied by. `trailing`: how many padding places after a row's
     last token decide the logits without dropout, so that those that follow may be cut off; None: all of them do.
-    `packs`: `apply` has one more argument, `places`: in training, how many token places are computed, at least as many
-    as the batch has tokens. None: all. It changes nothing but the time, up to float rounding.
+    `packs`: `apply` has one more argument, `places`: how many token places are computed, at least as many as the batch
+    has tokens. None: all. It changes nothing but the time, up to float rounding.
     """
 
     init: Callable[[jax.Array], tuple[Params, Params]]

@@ -264,7 +264,7 @@ def transformer(
     ) -> jax.Array:
         params = {"params": merge(_matrices_in(dtype, trainable) if trains == "all" else trainable, frozen)}
         if key is None:
-            return module.apply(params, tokens)
+            return module.apply(params, tokens, number=places)
         # Side by side even if all are computed: what dropout draws for a token is then the same for any number.
         number = tokens.size if places is None else places
         return module.apply(params, tokens, own._replace(**rates or {}), number, rngs={"dropout": key})

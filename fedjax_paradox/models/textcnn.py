@@ -212,7 +212,7 @@ def textcnn(
         convolutions = {name: leaves for name, leaves in trainable.items() if name.startswith("conv_")}
         params = {"params": trainable | jax.tree.map(lambda leaf: leaf.astype(dtype), convolutions)}
         if key is None:
-            return module.apply(params, tokens, dtype=dtype)
+            return module.apply(params, tokens, dtype=dtype, number=places)
         rate = (rates or {}).get("dropout", dropout)
         return module.apply(
             params, tokens, rate, dtype, tokens.size if places is None else places, rngs={"dropout": key}

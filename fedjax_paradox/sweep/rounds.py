@@ -1,7 +1,6 @@
 """What one round of a program asks of the engine, and what its predictions mean: pure functions of both."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -9,9 +8,10 @@ from fedjax_paradox.config import Cell
 from fedjax_paradox.evaluation.protocols import Counts, Protocol, View
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
+from fedjax_paradox.sweep.batches import Batches, by_length, of_rows
 from fedjax_paradox.sweep.clients import Attending, attending
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.sizes import batch_tokens, few_sizes, places_of_lanes
+from fedjax_paradox.sweep.sizes import batch_tokens, places_of_lanes
 
 
 def job_lengths(program: Program) -> list[int]:
@@ -78,14 +78,6 @@ def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:
     return every | ({done} if done and (ended or done >= cell.rounds) else set())
 
 
-class Batches(NamedTuple):
-    """Rows of similar length, which the engine takes at once."""
-
-    length: int  # tokens of a row that are read
-    places: np.ndarray  # i[n], where the rows stand among those that were asked for
-    rows: np.ndarray  # i32[batches, B], padded with row 0 to equal numbers of batches on all devices
-
-
 def train_batches(program: Program) -> list[Batches]:
     """All train rows, in order."""
     return by_length(program, np.arange(len(program.corpus.train_labels), dtype=np.int32))
@@ -101,7 +93,7 @@ def with_start_loss(
     Args:
       models: (globals [P, ...], frozen leaves); batches: `train_batches`.
     """
-    losses = _of_rows(program.engine.losses, *models, program.data, batches).astype(np.float64)
+    losses = of_rows(program.engine.losses, *models, program.data, batches).astype(np.float64)
     found = np.zeros(participants.rows.shape, np.float32)
     for index in range(len(program.cells)):
         own = losses[index]
@@ -110,57 +102,9 @@ def with_start_loss(
     return participants._replace(start_loss=found)
 
 
-# A length is one compilation more: it has to save so many batches of full length.
-BATCHES_PER_LENGTH, LENGTH_STEP = 2, 8
-
-
 def predict(program: Program, models: Tree, frozen: Tree, batches: Sequence[Batches]) -> np.ndarray:
     """i32[models, rows]: every model's class of each row of `predicted`, whose `by_length` the batches are."""
-    return _of_rows(program.engine.predict, models, frozen, program.data.tokens, batches)
-
-
-def _of_rows(function: Callable[..., Any], models: Tree, frozen: Tree, data: Any, batches: Sequence[Batches]) -> Any:
-    """[models, rows], in the order of the rows that the batches were made of."""
-    # All are under way before the first is waited for.
-    started = [function(models, frozen, data, each.rows, length=each.length) for each in batches]
-    parts = [np.asarray(part).swapaxes(0, 1) for part in started]
-    flat = [part.reshape(len(part), -1)[:, : len(each.places)] for part, each in zip(parts, batches, strict=True)]
-    order = np.concatenate([each.places for each in batches])
-    return np.concatenate(flat, axis=1)[:, np.argsort(order)]
-
-
-def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
-    """Rows in batches of few lengths, each long enough for all that its model reads of them."""
-    needed = _needed_lengths(program, rows)
-    worth = BATCHES_PER_LENGTH * program.engine.predict_batch * int(needed.max())
-    lengths = np.array(few_sizes(needed, LENGTH_STEP, worth))
-    which = np.searchsorted(lengths, needed)
-    places = [np.flatnonzero(which == index) for index in range(len(lengths))]
-    return [
-        Batches(int(length), own, _batches(rows[own], program))
-        for length, own in zip(lengths, places, strict=True)
-        if len(own)
-    ]
-
-
-def _needed_lengths(program: Program, rows: np.ndarray) -> np.ndarray:
-    """i[n]: how many token places of each row decide its logits."""
-    tokens, trailing = np.concatenate([program.corpus.train_tokens, program.corpus.test_tokens]), program.model.trailing
-    size = tokens.shape[1]
-    if trailing is None:
-        return np.full(len(rows), size)
-    taken = tokens[rows] != 0
-    last = np.where(taken.any(axis=1), size - taken[:, ::-1].argmax(axis=1), size)  # an empty row stays whole
-    return np.minimum(last + trailing, size)
-
-
-def _batches(rows: np.ndarray, program: Program) -> np.ndarray:
-    devices = program.engine.devices
-    size = min(program.engine.predict_batch, len(rows))
-    batches = -(-len(rows) // (size * devices)) * devices
-    padded = np.zeros(batches * size, np.int32)
-    padded[: len(rows)] = rows
-    return padded.reshape(batches, size)
+    return of_rows(program.engine.predict, models, frozen, program.data.tokens, batches)
 
 
 def measure(program: Program, index: int, classes: np.ndarray) -> dict[str, Counts]:

@@ -16,13 +16,13 @@ from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Outcome
 from fedjax_paradox.storage import cells, checkpoint, folder, history, results
 from fedjax_paradox.storage.provenance import surroundings
+from fedjax_paradox.sweep.batches import by_length
 from fedjax_paradox.sweep.history import Went, recorded
 from fedjax_paradox.sweep.hosts import is_writer, written_by_one
 from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Part, Standing, look, ordered
 from fedjax_paradox.sweep.rounds import (
-    by_length,
     padding,
     plan_round,
     row_tokens,

@@ -9,9 +9,10 @@ import pyarrow as pa
 from fedjax_paradox.config import Cell
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.storage import results
+from fedjax_paradox.sweep.batches import Batches
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import facts
-from fedjax_paradox.sweep.rounds import Batches, measure, predict, scored_rounds
+from fedjax_paradox.sweep.rounds import measure, predict, scored_rounds
 
 
 def scores(

@@ -110,12 +110,12 @@ def build_engine(trainer: Trainer, apply: Callable[..., jax.Array], groups: Sequ
         return jax.jit(lambda tree: tree, out_shardings=shared)(jax.tree.map(np.asarray, tree))
 
     def over_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        def of_length(*arguments: Any, length: int | None = None) -> jax.Array:
-            shortened = partial(function, apply, length=length)
+        def of_length(*arguments: Any, length: int | None = None, places: int | None = None) -> jax.Array:
+            shortened = partial(function, apply, length=length, places=places)
             return over_lanes(shortened, in_specs=(*[EVERYWHERE] * 3, LANES), out_specs=LANES)(*arguments)
 
         of_length.__name__ = function.__name__
-        return jax.jit(of_length, static_argnames="length", out_shardings=shared, compiler_options=options)
+        return jax.jit(of_length, static_argnames=("length", "places"), out_shardings=shared, compiler_options=options)
 
     return Engine(
         devices=len(devices),
