@@ -24,16 +24,19 @@ minilm=(rounds=5 evaluate_every=5 models.minilm.local.learning_rate=0.003)
 eight=(81 82 83 84 85 86 87 88)
 by() { echo "grid.partition_seed,seed,corpus.seed=[[$1, $1, $1]]"; }  # SEED
 
-# Both models at alpha 0.1, and two methods for each.
+# Both models at alpha 0.1, and FedSA-LoRA.
+one='grid.alpha=[0.1]'
 for seed in "${eight[@]}"; do
-  one='grid.alpha=[0.1]'
   run "e5-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm 'grid.rule=[fedavg, fedsa_lora]'
+  run "e1-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one"
+done
+# The other methods.
+for seed in "${eight[@]}"; do
   run "logit-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm 'grid.rule=[fedavg]' \
     'grid.local.objective=[logit_adjustment]'
-  run "e1-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one"
-  run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" 'grid.rule=[ditto]'
   run "logit-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" \
     'grid.local.objective=[logit_adjustment]'
+  run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" 'grid.rule=[ditto]'
 done
 # E5 in the folders that have its FedAvg, and E4.
 for seed in "${eight[@]}"; do
