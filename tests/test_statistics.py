@@ -247,7 +247,7 @@ def test_a_run_without_a_value_counts_as_the_worst_for_either_end(partitions):
 def test_differences_against_the_paired_test():
     rng = np.random.default_rng(2)
     seeds = [(p, 10 + p) for p in range(8)]
-    a, b = (dict(zip(seeds, rng.normal(size=8), strict=True)) for _ in "ab")
+    a, b = (dict(zip(seeds, rng.uniform(size=8), strict=True)) for _ in "ab")
     pairs = match({"a": side(a, model="minilm"), "b": side(dict(reversed(b.items())))})
     difference, p = contrast(pairs, "gap", (1, -1))
     values = np.array(list(a.values())) - np.array(list(b.values()))
@@ -260,13 +260,22 @@ def test_differences_against_the_paired_test():
 
 def test_a_contrast_of_several_sides_is_a_weighted_sum():
     rng = np.random.default_rng(5)
-    values = rng.normal(size=(3, 7))
+    values = rng.uniform(size=(3, 7))
     sides = {
         name: side({(p, 0): v for p, v in enumerate(row)}, rule=name) for name, row in zip("abc", values, strict=True)
     }
     weights = (0.5, -0.75, 0.25)
     difference, _ = contrast(match(sides), "gap", weights)
     assert difference == interval(np.array(weights) @ values, np.arange(7))
+
+
+def test_no_interval_reaches_beyond_what_a_difference_can_be():
+    """Student's of 0.9 and -0.1 goes from -5.95 to 6.75: 0.4 -+ t(0.975, 1) x 0.5."""
+    sides = {"a": side({(1, 0): 0.9, (2, 0): 0.0}), "b": side({(1, 0): 0.0, (2, 0): 0.1})}
+    difference, _ = contrast(match(sides), "gap", (1, -1))
+    assert (difference.low, difference.value, difference.high) == (-1.0, pytest.approx(0.4), 1.0)
+    halved, _ = contrast(match(sides), "gap", (0.5, -0.5))
+    assert (halved.low, halved.high) == (-0.5, 0.5)
 
 
 def test_unmatched_runs_are_reported_and_left_out():

@@ -94,9 +94,9 @@ def interval(values: np.ndarray, partition_seeds: np.ndarray, bounds: tuple[floa
     return Estimate(*estimate(means), len(values), "", partitions, method, float(means.mean()))
 
 
-def possible(estimate: Estimate) -> Estimate:
-    """The interval of an accuracy or a gap, which lie in [0, 1], without what lies outside."""
-    return estimate._replace(low=float(np.clip(estimate.low, 0, 1)), high=float(np.clip(estimate.high, 0, 1)))
+def possible(estimate: Estimate, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
+    """The interval without what lies outside `bounds`; by default those of an accuracy or a gap."""
+    return estimate._replace(low=float(np.clip(estimate.low, *bounds)), high=float(np.clip(estimate.high, *bounds)))
 
 
 def _partition_means(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
@@ -201,7 +201,7 @@ def match(sides: Mapping[str, pa.Table], varying: Collection[str] = ("model", "r
 
 
 def contrast(pairs: Pairs, measure: str, weights: Sequence[float], center: float = 0.0) -> tuple[Estimate, float]:
-    """The weighted sum of the sides' measures over partitions, and its `sign_flip` p.
+    """The weighted sum of the sides' measures over partitions, within what it can be, and its `sign_flip` p.
 
     Args:
       weights: one a side, of sum 0; (1, -1) is a difference.
@@ -213,7 +213,7 @@ def contrast(pairs: Pairs, measure: str, weights: Sequence[float], center: float
     sums = _values(pairs, measure) @ np.asarray(weights)
     partitions, reach = _partitions(pairs), float(np.clip(weights, 0, None).sum())
     bounds = -reach, reach
-    return interval(sums, partitions, bounds), sign_flip(sums, partitions, center, bounds)
+    return possible(interval(sums, partitions, bounds), bounds), sign_flip(sums, partitions, center, bounds)
 
 
 def by_side(pairs: Pairs, measure: str) -> list[Estimate]:

@@ -26,7 +26,7 @@ from fedjax_paradox.text import printable
 METHODS = (
     "Rounds are fixed beforehand and never the best ones: to choose a round by its test accuracy is to choose on the "
     "test set.",
-    "Intervals of accuracies and gaps end at 0 and 100 %, beyond which there are none.",
+    "Intervals end where accuracies, gaps and their differences do: at 0 and 100 %, or at 100 points to both sides.",
     "Every client counts once in a mean, whatever its number of rows. Clients without train rows, or without an "
     "accuracy under a protocol, are left out.",
     "A run that diverged stops before the round whose numbers are not finite. It stays in every mean, interval and "
