@@ -83,7 +83,7 @@ def test_a_packed_transformer_has_the_loss_and_gradients_of_a_padded_one() -> No
     chex.assert_trees_all_close(results(key, places=26), results(key), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("lengths", "places"), [([7, 1, 0, 12, 6], 26), ([2, 1], 3), ([1], 1)])
+@pytest.mark.parametrize(("lengths", "places"), [([7, 1, 0, 12, 6], 26), ([2, 1], 3), ([1], 1), ([0, 0], 1)])
 def test_a_packed_textcnn_has_the_loss_and_gradients_of_a_padded_one(lengths: list[int], places: int) -> None:
     """Also where a batch has fewer places than one row may have tokens."""
     model = textcnn(20, CLASSES, embedding_size=8, filters=6, dropout=0.5)

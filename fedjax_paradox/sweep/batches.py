@@ -33,7 +33,7 @@ def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
     for index in np.unique(which):
         own = np.flatnonzero(which == index)
         places = own[_dealt(held[own], program.engine.predict_batch, program.engine.devices)]
-        most, size = int(held[places].sum(axis=1).max()), places.shape[1] * int(lengths[index])
+        most, size = max(1, int(held[places].sum(axis=1).max())), places.shape[1] * int(lengths[index])
         computed = min(-(-most // PLACES_STEP) * PLACES_STEP, size) if program.model.packs else None
         found.append(Batches(int(lengths[index]), computed, places, rows[places].astype(np.int32)))
     return found
