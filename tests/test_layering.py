@@ -64,7 +64,7 @@ ALLOWED = {
         ("config/", "data/", "federated/packing/schedule.py", "sweep/checks.py", "sweep/extensions.py", "registry.py"),
         ("numpy",),
     ),
-    "sweep/sizes.py": ((), ("numpy",)),
+    "sweep/sizes.py": (("federated/types.py",), ("numpy",)),
     "sweep/hosts.py": ((), ("jax", "numpy")),
     "sweep/": (
         ("config/", "data/", "models/", "federated/", "evaluation/", "storage/", "sweep/", "hub.py", "registry.py"),

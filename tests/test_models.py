@@ -289,7 +289,7 @@ def test_the_rate_of_textcnn_is_data_unless_it_is_zero(rate: float, rates: dict[
 def draws(model: Model) -> int:
     """How many tensors of random bits a training step draws."""
     trees = jax.eval_shape(model.init, jax.random.key(0))
-    return str(jax.make_jaxpr(model.apply)(*trees, some_tokens(), jax.random.key(0))).count("random_bits[")
+    return str(jax.make_jaxpr(model.apply)(*trees, some_tokens(), jax.random.key(0))).count("threefry2x32 ")
 
 
 def test_rates_as_data_give_what_the_models_own_give(model: Model) -> None:
@@ -341,9 +341,29 @@ def test_dropout_zeroes_at_its_rate_and_keeps_the_mean(rate: float, shape: tuple
     # 100,000 draws: the standard error of a share is at most 0.0016; four of them are allowed.
     assert kept.mean() == pytest.approx(1 - rate, abs=0.0064)
     np.testing.assert_allclose(after[kept], 1 / (1 - rate), rtol=2e-5)  # the rate is rounded to 1/65536
-    # Neighbours share a random word; their joint frequency must still be that of independent draws.
-    pairs = kept.ravel()[: kept.size // 2 * 2].reshape(-1, 2)
-    assert pairs.all(axis=1).mean() == pytest.approx((1 - rate) ** 2, abs=0.009)
+    # The four parts of an axis share hashes, two of them words; of any two elements the joint frequency must be that of
+    # independent draws.
+    quarter = -(-shape[-1] // 4)
+    for apart in (1, quarter, 2 * quarter, 3 * quarter):
+        both = kept[..., apart:] & kept[..., :-apart]
+        # 25,000 pairs at least, of whose share 4.6 standard errors (0.0027) are allowed; pairs of neighbours overlap.
+        assert both.mean() == pytest.approx((1 - rate) ** 2, abs=0.0126), apart
+
+
+def test_what_dropout_draws_does_not_depend_on_how_many_places_follow() -> None:
+    """Along the last two axes, or all but the one whose parts share hashes."""
+
+    def kept(quartered: int, *shape: int) -> np.ndarray:
+        drop = Dropout(quartered=quartered)
+        return np.asarray(drop.apply({}, jnp.ones(shape), 0.5, rngs={"dropout": jax.random.key(0)})) != 0
+
+    whole = kept(0, 5, 3, 12, 16)
+    np.testing.assert_array_equal(kept(0, 5, 3, 9, 11), whole[:, :, :9, :11])
+    np.testing.assert_array_equal(kept(-1, 7, 10), kept(-1, 20, 10)[:7])
+    # Rows, heads and places draw each their own.
+    for axis in range(4):
+        first, second = np.take(whole, 0, axis), np.take(whole, 1, axis)
+        assert 0.3 < (first == second).mean() < 0.7  # at least 180 elements: five standard errors are 0.19
 
 
 # Padding

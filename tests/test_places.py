@@ -18,10 +18,10 @@ from fedjax_paradox.federated.packing.buffer import empty_results
 from fedjax_paradox.federated.packing.engine import train
 from fedjax_paradox.federated.packing.lanes import empty_lanes
 from fedjax_paradox.federated.trainer import Data, Round, Told, Training
-from fedjax_paradox.federated.types import Hyper, Participants
+from fedjax_paradox.federated.types import Hyper, Participants, Size
 from fedjax_paradox.models.places import first_of_rows, in_rows, places_of, side_by_side
 from fedjax_paradox.models.textcnn import textcnn
-from fedjax_paradox.sweep.sizes import batch_tokens, few_sizes, places_of_lanes, step_places
+from fedjax_paradox.sweep.sizes import batch_needs, few_sizes, places_of_lanes, row_needs, step_sizes
 
 LENGTH = 12
 
@@ -70,17 +70,19 @@ def test_a_packed_transformer_has_the_loss_and_gradients_of_a_padded_one() -> No
     tokens, key, real = padded([7, 1, 0, 12, 6]), jax.random.key(3), jnp.array([1.0, 1.0, 0.0, 1.0, 1.0])
     still = dict.fromkeys(model.rates, 0.0)
 
-    def results(*arguments: Any, **more: Any) -> Any:
+    def results(*arguments: Any, of: jax.Array = tokens, **more: Any) -> Any:
         def total(leaves: dict) -> jax.Array:
-            return (real[:, None] * jnp.sin(model.apply(leaves, frozen, tokens, *arguments, **more))).sum()
+            return (real[:, None] * jnp.sin(model.apply(leaves, frozen, of, *arguments, **more))).sum()
 
         return jax.jit(jax.value_and_grad(total))(trainable)
 
     # Sums over tokens in another order, of products of other shapes.
     chex.assert_trees_all_close(results(key, still, places=26), results(), rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(results(None, None, places=26), results(), rtol=1e-4, atol=1e-6)
-    # What dropout draws for a token is the same in any number of places.
+    # What dropout draws for a token is the same in any number of places, and however long the rows are.
     chex.assert_trees_all_close(results(key, places=26), results(key), rtol=1e-4, atol=1e-6)
+    longer = jnp.pad(tokens, ((0, 0), (0, 4)))
+    chex.assert_trees_all_close(results(key, places=26, of=longer), results(key), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("lengths", "places"), [([7, 1, 0, 12, 6], 26), ([2, 1], 3), ([1], 1), ([0, 0], 1)])
@@ -106,7 +108,7 @@ def test_a_packed_textcnn_has_the_loss_and_gradients_of_a_padded_one(lengths: li
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
 def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
-    """Batches of 4 rows with 7 to 40 tokens, the last of each client shorter; too few places would lose tokens."""
+    """Batches of 4 rows with 7 to 40 tokens, the last of each client shorter; too small a size would lose tokens."""
     model = tiny_transformer()
     lengths = np.random.default_rng(1).integers(2, LENGTH + 1, 22)
     lengths[:4] = 10, 10, 10, 10  # more than the smaller number of places has room for
@@ -125,15 +127,17 @@ def test_lanes_train_the_same_in_any_choice_of_places(num_lanes: int) -> None:
     data = Data(padded(lengths.tolist()), jnp.asarray(lengths % CLASSES))
     round_ = Round(globals_, hyper, jax.tree.map(jnp.asarray, Told(people, None, (), None)), frozen, data)
 
-    def trained(places: tuple[int, ...]) -> Any:
-        trainer = trainer_of(Training(model.apply, OBJECTIVES["cross_entropy"], sgd, places=places), None)
+    def trained(sizes: tuple[Size, ...]) -> Any:
+        trainer = trainer_of(Training(model.apply, OBJECTIVES["cross_entropy"], sgd, sizes=sizes), None)
         state = empty_lanes(trainer, globals_, num_lanes), empty_results(trainer.keep, globals_, len(jobs), 1)
         for chunk in schedule.chunks(jobs, num_lanes, 1):
             state = jax.jit(partial(train, trainer, trainer.keep))(state, round_, chunk)
         return state[1]
 
     # Products of other shapes, over seven steps.
-    chex.assert_trees_all_close(trained((32, 4 * LENGTH)), trained(()), rtol=1e-3, atol=1e-5)
+    for smaller in (Size(32, LENGTH), Size(32, 9), Size(4 * LENGTH, 8)):
+        found = trained((smaller, Size(4 * LENGTH, LENGTH)))
+        chex.assert_trees_all_close(found, trained(()), rtol=1e-3, atol=1e-5)
 
 
 # Few numbers
@@ -148,37 +152,63 @@ def test_few_sizes_are_those_with_the_fewest_places_each_of_which_saves_enough()
     assert few_sizes(np.array([5, 5]), 8, 0) == (5,)
 
 
-def test_a_program_of_few_tokens_compiles_one_number_of_places() -> None:
-    assert step_places(np.full(63, 10), 80) == (80,)  # 64 places a step less are 4,032
-    assert step_places(np.full(64, 10), 80) == (16, 80)
+def needs(tokens: np.ndarray, length: int = 64) -> np.ndarray:
+    return np.stack([tokens, np.full(len(tokens), length)], axis=1)
 
 
-@pytest.mark.parametrize(("steps", "sizes"), [(32, 2), (256, 3), (1024, 4)])
-def test_more_steps_a_round_are_worth_more_numbers_and_the_last_is_enough_for_any(steps: int, sizes: int) -> None:
+def test_a_program_of_few_tokens_compiles_one_size() -> None:
+    whole = Size(80, 64)
+    assert step_sizes(needs(np.full(63, 10)), whole) == (whole,)  # 64 places a step less are 4,032
+    assert step_sizes(needs(np.full(64, 10)), whole) == (Size(16, 64), whole)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(32, 2), (256, 3), (1024, 4)])
+def test_more_steps_a_round_are_worth_more_sizes_and_the_last_is_enough_for_any(steps: int, count: int) -> None:
     tokens = np.random.default_rng(0).integers(100, 200, steps)
-    places = step_places(tokens, 1024)
-    assert len(places) == sizes
+    places = [size.tokens for size in step_sizes(needs(tokens), Size(1024, 64))]
+    assert len(places) == count
     assert places[-1] == 1024
-    assert list(places) == sorted(places)
+    assert places == sorted(places)
     computed = np.array(places)[np.searchsorted(places, tokens)].sum()
     assert computed < 1.5 * tokens.sum()  # of 1,024 places each they would be six times as many
 
 
-def test_many_lanes_take_one_number_that_is_enough_for_nearly_all() -> None:
+def test_many_lanes_take_one_size_that_is_enough_for_nearly_all() -> None:
     tokens = np.random.default_rng(0).integers(100, 200, 4000)
     tokens[:3] = 900
-    assert step_places(tokens, 1024, on_cpu=False) == (208, 1024)  # 199 in steps of 16
-    assert step_places(tokens[3:7], 1024, on_cpu=False) == (1024,)
+    whole = Size(1024, 64)
+    assert step_sizes(needs(tokens), whole, on_cpu=False) == (Size(208, 64), whole)  # 199 in steps of 16
+    assert step_sizes(needs(tokens[3:7]), whole, on_cpu=False) == (whole,)
 
 
-def test_the_tokens_of_a_batch_are_those_of_its_rows() -> None:
+def test_a_size_has_rows_as_long_as_nearly_all_of_its_batches_need() -> None:
+    tokens = np.repeat([100, 300], 500)
+    lengths = np.repeat([20, 37], 500)
+    lengths[:4] = 60  # 0.8 % of the first half
+    found = step_sizes(np.stack([tokens, lengths], axis=1), Size(400, 61))
+    assert found == (Size(112, 24), Size(304, 40), Size(400, 61))
+    lengths[:10] = 60  # 2 % of it, 1 % of all
+    found = step_sizes(np.stack([tokens, lengths], axis=1), Size(400, 61))
+    assert found[0] == Size(112, 61)
+
+
+def test_rows_are_cut_after_their_last_token_where_the_model_says_that_nothing_follows() -> None:
+    tokens = np.array([[5, 6, 0, 0], [5, 0, 6, 0], [0, 0, 0, 0], [1, 2, 3, 4]])
+    assert row_needs(tokens, 0).tolist() == [[2, 2], [2, 3], [0, 0], [4, 4]]
+    assert row_needs(tokens, 1).tolist() == row_needs(tokens, None).tolist() == [[2, 4], [2, 4], [0, 4], [4, 4]]
+
+
+def test_the_needs_of_a_batch_are_those_of_its_rows() -> None:
     batches = np.array([[[0, 1], [2, -1]]])
-    assert batch_tokens(np.array([3, 4, 5]), batches).tolist() == [[7, 5]]
+    assert batch_needs(np.array([[3, 8], [4, 6], [5, 5]]), batches).tolist() == [[[7, 8], [5, 5]]]
 
 
 def test_lanes_of_a_device_compute_what_the_fullest_of_their_batches_needs() -> None:
-    lanes = [np.array([5, 9, 3]), np.array([11, 2]), np.array([20, 1]), np.array([], int)]
+    lanes = [needs(np.array(tokens, int), 7) for tokens in ([5, 9, 3], [11, 2], [20, 1], [])]
+    sizes = Size(10, 8), Size(20, 9)
     # One device: 20 | 9 | 3 need 20, 10, 10 places of three, three and one busy lanes.
-    assert places_of_lanes(lanes, (10, 20), 1) == 3 * 20 + 3 * 10 + 10
+    assert places_of_lanes(lanes, sizes, 1) == 3 * 20 + 3 * 10 + 10
     # Two: (11 | 9 | 3) of the first two lanes, (20 | 1) of the third.
-    assert places_of_lanes(lanes, (10, 20), 2) == (2 * 20 + 2 * 10 + 10) + (20 + 10)
+    assert places_of_lanes(lanes, sizes, 2) == (2 * 20 + 2 * 10 + 10) + (20 + 10)
+    lanes[2][1] = 1, 9  # one token, at a place that the smaller size does not have
+    assert places_of_lanes(lanes, sizes, 2) == (2 * 20 + 2 * 10 + 10) + (20 + 20)

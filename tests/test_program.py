@@ -17,7 +17,6 @@ from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.registry import resolve
 from fedjax_paradox.sweep.batches import by_length
 from fedjax_paradox.sweep.rounds import job_lengths, measure, plan_round, predict
-from fedjax_paradox.sweep.sizes import batch_tokens
 
 TRAIN, TEST = 60, 24
 
@@ -274,12 +273,12 @@ def test_the_largest_number_of_places_is_enough_for_any_batch_of_any_round_and_n
     settings = ("participation=0.5", "local.batch_size=4", f"rule={rule}", "rounds=30", "models.textcnn.max_length=24")
     program = only(config, *files, *settings)
     jobs = [job for round_ in range(1, 31) for job in plan_round(program, round_)[0]]
-    most = max(int(batch_tokens(lengths, job.steps).max()) for job in jobs)
+    most = max(int(np.where(job.steps >= 0, lengths[job.steps], 0).sum(axis=1).max()) for job in jobs)
     clients = program.clients[0].train
     held = clients if rule == "fedavg" else [np.concatenate(clients)]
     bound = max(sum(sorted(lengths[rows].tolist())[-4:]) for rows in held)
-    [*_, whole] = program.trainer.places
-    assert most <= bound <= whole < bound + 16
+    [*_, whole] = program.trainer.sizes
+    assert most <= bound <= whole.tokens < bound + 16
 
 
 def test_measure_counts_what_the_predictions_say(config):

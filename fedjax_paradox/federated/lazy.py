@@ -82,7 +82,7 @@ def lazy(training: Training, name: str) -> Trainer:
         keep=keeping(leaves),
         sum=_summing(name, origin_of),
         loops=True,
-        places=training.places,
+        sizes=training.sizes,
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_paradox.federated.types import Client, Hyper, Local, Tree
+from fedjax_paradox.federated.types import Client, Hyper, Local, Size, Tree
 
 Number = float | jax.Array
 Objective = Callable[..., Local]  # of the numbers of its call
@@ -25,7 +25,7 @@ class Learner(NamedTuple):
     apply: Callable[..., jax.Array]  # (params, tokens, key[, places]) -> logits f32[B, C]
     local: Local
     optimizer: Optimizer
-    places: tuple[int, ...] = ()  # the numbers of token places among which `apply` has the choice, if any
+    sizes: tuple[Size, ...] = ()  # among which `apply` has the choice, if any
     enough: jax.Array | None = None  # i32[], which of them is enough for the batch
 
 
@@ -101,9 +101,12 @@ def local_step(
         # Zero gradients that are never computed.
         return leaf if local.trains is None or local.trains(path) else jax.lax.stop_gradient(leaf)
 
-    def total(leaves: Tree, **places: int) -> jax.Array:
+    def total(leaves: Tree, size: Size | None = None) -> jax.Array:
         leaves = jax.tree_util.tree_map_with_path(held, leaves) if local.trains else leaves
-        logits = learner.apply(leaves, tokens, key, **places)
+        if size is None:
+            logits = learner.apply(leaves, tokens, key)
+        else:
+            logits = learner.apply(leaves, tokens[:, : size.length], key, places=size.tokens)
         if local.loss is None:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         else:
@@ -122,10 +125,10 @@ def local_step(
 
 
 def _value_and_grad(total: Callable[..., jax.Array], learner: Learner, params: Tree) -> tuple[jax.Array, Tree]:
-    if not learner.places:
+    if not learner.sizes:
         return jax.value_and_grad(total)(params)
     # No more than this is chosen: what a conditional hands on is copied, which for a whole state takes long.
-    branches = [jax.value_and_grad(partial(total, places=places)) for places in learner.places]
+    branches = [jax.value_and_grad(partial(total, size=size)) for size in learner.sizes]
     return jax.lax.switch(learner.enough, branches, params)
 
 

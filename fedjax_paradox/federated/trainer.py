@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_paradox.federated.local import Learner, Objective, local_step, merged, optimizer_of
-from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, Tree
+from fedjax_paradox.federated.types import Client, Hyper, Local, Participants, Size, Tree
 
 
 class Data(NamedTuple):
@@ -50,7 +50,7 @@ class Work(NamedTuple):
     number: jax.Array  # i32[], steps of the job before this one
     rows: jax.Array  # i32[B], rows of the data, padded with -1
     key: jax.Array
-    enough: jax.Array | None = None  # i32[], which of the trainer's `places` is enough for the batch
+    enough: jax.Array | None = None  # i32[], which of the trainer's `sizes` is enough for the batch
 
 
 class Ended(NamedTuple):
@@ -88,8 +88,8 @@ class Trainer(NamedTuple):
     # One lane alone is faster without `vmap`: the model has loops that end where their data do, which under it they
     # cannot. Others do better under it: a MiniLM step takes 6 % longer without.
     loops: bool = False
-    # How many token places a step may compute, ascending; the last is enough for any batch. (): there is no choice.
-    places: tuple[int, ...] = ()
+    # What a step may compute, of which it takes the first that is enough; the last is for any batch. (): no choice.
+    sizes: tuple[Size, ...] = ()
 
 
 class Training(NamedTuple):
@@ -101,7 +101,7 @@ class Training(NamedTuple):
     own: tuple[str, ...] = ()  # the numbers that the objective is called with, in `Hyper.own`
     numbers: tuple[str, ...] = ()  # those of the optimizer, in `Hyper.optimizer`
     method: Local = Local()  # what the rule adds to the objective
-    places: tuple[int, ...] = ()  # as in `Trainer`
+    sizes: tuple[Size, ...] = ()  # as in `Trainer`
 
 
 def half(training: Training, hyper: Hyper) -> Local:
@@ -125,11 +125,11 @@ def learner_of(training: Training, hyper: Hyper, frozen: Tree, enough: jax.Array
         return training.apply(leaves, frozen, tokens, key, **rates, **places)
 
     optimizer = partial(training.optimizer, **hyper.optimizer)
-    return Learner(apply, half(training, hyper), optimizer, training.places if enough is not None else (), enough)
+    return Learner(apply, half(training, hyper), optimizer, training.sizes if enough is not None else (), enough)
 
 
 def batch_of(data: Data, work: Work) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(tokens i32[B, T], labels i32[B], mask bool[B]). Where places are chosen, a masked row has no token."""
+    """(tokens i32[B, T], labels i32[B], mask bool[B]). Where a size is chosen, a masked row has no token."""
     mask, tokens = work.rows >= 0, data.tokens[work.rows]
     return tokens if work.enough is None else jnp.where(mask[:, None], tokens, 0), data.labels[work.rows], mask
 
@@ -167,7 +167,7 @@ def dense(training: Training) -> Trainer:
         step=step,
         keep=keeping(leaves),
         sum=Reducer(zeros_of_cells, add, sum_devices),
-        places=training.places,
+        sizes=training.sizes,
     )
 
 

@@ -14,6 +14,13 @@ Tree = Any
 Diagnostics = Mapping[str, jax.Array]
 
 
+class Size(NamedTuple):
+    """What is computed of a batch."""
+
+    tokens: int  # token places in all
+    length: int  # of each row the first so many places
+
+
 class Hyper(NamedTuple):
     """Local hyper-parameters as data: scalars inside a step, f32[P] for a program. `rates`: the dropout rates that the
     model's `apply` takes, by name; `own` and `optimizer`: the numbers that the calls of `local.objective` and

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
+from jax.extend.random import threefry2x32_p
 
 Params = dict[str, Any]
 KeyPath = tuple[Any, ...]
@@ -42,7 +43,8 @@ class Model(NamedTuple):
     `lora_scale`: what the product of a LoRA pair is multiplied by. `trailing`: how many padding places after a row's
     last token decide the logits without dropout, so that those that follow may be cut off; None: all of them do.
     `packs`: `apply` has one more argument, `places`: how many token places are computed, at least as many as the batch
-    has tokens. None: all. It changes nothing but the time, up to float rounding.
+    has tokens. None: all. It changes nothing but the time, up to float rounding; if `trailing` is 0, neither does
+    cutting off places that hold no token of the batch, and both are so with dropout too.
     """
 
     init: Callable[[jax.Array], tuple[Params, Params]]
@@ -89,10 +91,14 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
 class Dropout(nn.Module):
     """Zeroes each element with probability `round(65536 rate) / 65536` and rescales the others.
 
-    Sixteen random bits an element instead of the thirty-two of `flax.linen.Dropout`: threefry is a large
-    share of a training step on a CPU, and the rate stays exact to one in 131,072. A rate in [0, 1) is a
+    Sixteen random bits an element, a quarter of a hash, instead of the whole one of `flax.linen.Dropout`: threefry is a
+    large share of a training step on a CPU, and the rate stays exact to one in 131,072. A rate in [0, 1) is a
     number or a traced f32[]: the same draws and the same result. The number 0 draws nothing.
+
+    More places along the last two axes change no draw of those before, but along `quartered`, whose parts share hashes.
     """
+
+    quartered: int = -1
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: Rate) -> jax.Array:
@@ -100,8 +106,21 @@ class Dropout(nn.Module):
             return x
         # At most 65535: a rate that rounds to 1 would divide by zero.
         dropped = jnp.minimum(jnp.round(65536.0 * jnp.asarray(rate, jnp.float32)), 65535.0)
-        words = jax.random.bits(self.make_rng("dropout"), ((x.size + 1) // 2,), jnp.uint32)
-        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
+        bits = _sixteen_bits(self.make_rng("dropout"), x.shape, self.quartered)
         # In float32: a scale that is itself rounded to bfloat16 would push every element the same way.
         scaled = (x.astype(jnp.float32) * (65536.0 / (65536.0 - dropped))).astype(x.dtype)
-        return jnp.where(halves.reshape(x.shape) >= dropped.astype(jnp.uint16), scaled, jnp.zeros_like(x))
+        return jnp.where(bits >= dropped.astype(jnp.uint16), scaled, jnp.zeros_like(x))
+
+
+def _sixteen_bits(key: jax.Array, shape: tuple[int, ...], quartered: int) -> jax.Array:
+    """u16[shape]: hashes of (second last axis and those before it, last axis), each of which four parts share."""
+    parts = list(shape)
+    parts[quartered] = -(-shape[quartered] // 4)
+    *before, inner = (jax.lax.broadcasted_iota(jnp.uint32, parts, axis) for axis in range(len(parts)))
+    outer = before.pop() if before else jnp.zeros_like(inner)
+    for axis, index in enumerate(before):
+        outer = outer * parts[axis] + index
+    first, second, *_ = jax.random.key_data(key)
+    words = jnp.concatenate(threefry2x32_p.bind(first, second, outer, inner), quartered)
+    bits = jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], quartered)
+    return jax.lax.slice_in_dim(bits, 0, shape[quartered], axis=quartered)

@@ -118,7 +118,7 @@ class Attention(nn.Module):
         q, k, v = (array.reshape(*array.shape[:-1], heads, dim // heads) for array in (q, k, v))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32)
         scores = jnp.where(where.mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        weights = Dropout()(softmax(scores).astype(x.dtype), rates.attention_dropout)
+        weights = Dropout(quartered=0)(softmax(scores).astype(x.dtype), rates.attention_dropout)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(*q.shape[:2], dim)
         mixed = side_by_side(mixed, where.places) if every else mixed[:, 0]
         return _frozen_dense(dim, x.dtype, "out_lin")(mixed)

@@ -7,10 +7,10 @@ import numpy as np
 
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.sizes import PLACES_STEP, few_sizes
+from fedjax_paradox.sweep.sizes import LENGTH_STEP, PLACES_STEP, few_sizes, last_places
 
 # A length is one compilation more: it has to save so many batches of full length.
-BATCHES_PER_LENGTH, LENGTH_STEP = 2, 8
+BATCHES_PER_LENGTH = 2
 
 
 class Batches(NamedTuple):
@@ -56,8 +56,8 @@ def _needed_lengths(taken: np.ndarray, trailing: int | None) -> np.ndarray:
     size = taken.shape[1]
     if trailing is None:
         return np.full(len(taken), size)
-    last = np.where(taken.any(axis=1), size - taken[:, ::-1].argmax(axis=1), size)  # an empty row stays whole
-    return np.minimum(last + trailing, size)
+    last = last_places(taken)
+    return np.minimum(np.where(last == 0, size, last) + trailing, size)  # an empty row stays whole
 
 
 def _dealt(held: np.ndarray, most: int, devices: int) -> np.ndarray:

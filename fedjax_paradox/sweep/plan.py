@@ -19,7 +19,7 @@ from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.rounds import job_lengths, padding, plan_round, row_tokens
+from fedjax_paradox.sweep.rounds import job_lengths, padding, plan_round, train_needs
 
 # Two cores are busy with one lane's matrix products; more lanes only cost cache. Measured, see README.
 CPU_LANES = 1
@@ -65,7 +65,7 @@ def plan(experiment: Experiment, program: Program) -> Plan:
         steps=sum(lengths),
         rows=sum(int((job.steps >= 0).sum()) for job in jobs),
         waste=schedule.waste(lengths, lanes),
-        padding=padding(program, row_tokens(program), jobs, lanes),
+        padding=padding(program, train_needs(program), jobs, lanes),
         memory=memory(program),
         train_flops=train_flops,
         predict_flops=predict_flops,

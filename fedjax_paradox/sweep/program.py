@@ -23,7 +23,7 @@ from fedjax_paradox.federated.lazy import trainer_of
 from fedjax_paradox.federated.packing.engine import Engine, build_engine
 from fedjax_paradox.federated.packing.schedule import local_batches
 from fedjax_paradox.federated.trainer import Data, Trainer, Training
-from fedjax_paradox.federated.types import Hyper, Local, Rule, Tree
+from fedjax_paradox.federated.types import Hyper, Local, Rule, Size, Tree
 from fedjax_paradox.models.base import Model
 from fedjax_paradox.models.download import commit_of, find_checkpoint
 from fedjax_paradox.models.pretrained import load_checkpoint
@@ -33,7 +33,7 @@ from fedjax_paradox.sweep.checks import check_counts, check_objective, check_opt
 from fedjax_paradox.sweep.clients import Clients, attending, divide, read_texts
 from fedjax_paradox.sweep.extensions import is_alone, objective_builder, optimizer_builder, protocol_of
 from fedjax_paradox.sweep.identities import hashed
-from fedjax_paradox.sweep.sizes import PLACES_STEP, batch_tokens, fullest, step_places
+from fedjax_paradox.sweep.sizes import PLACES_STEP, batch_needs, fullest, row_needs, step_sizes
 
 # Settings of `local` that are numbers of `Hyper`.
 LOCAL_NUMBERS = ("learning_rate", "momentum", "weight_decay", "mu")
@@ -138,8 +138,9 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     clients = tuple(divide(cell, corpus) for cell in cells)
     model = owning(shared, model)
     rules = rule_calls(cells, model, len(corpus.classes))
-    places = _places(cells, clients, [rule for rule, _ in rules], corpus, on_cpu) if model.packs else ()
-    trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes), places)
+    needs = row_needs(corpus.train_tokens, model.trailing)
+    sizes = _sizes(cells, clients, [rule for rule, _ in rules], needs, on_cpu) if model.packs else ()
+    trainer = _trainer(shared, model, rules[0][0].rule, len(corpus.classes), sizes)
     tokens, labels = (
         np.concatenate(pair).astype(np.int32)
         for pair in ((corpus.train_tokens, corpus.test_tokens), (corpus.train_labels, corpus.test_labels))
@@ -170,21 +171,21 @@ def _program(cells: tuple[Cell, ...], texts: Callable, weights: Callable, cache_
     return part(whole._replace(data=data), trained)._replace(twins=tuple(twins))
 
 
-def _places(
-    cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], corpus: Corpus, on_cpu: bool
-) -> tuple[int, ...]:
-    """`step_places`, from the first epoch of all first local updates, and from the longest rows of each client."""
-    tokens, size = np.count_nonzero(corpus.train_tokens, axis=1), cells[0].local.batch_size
-    found, most = [], PLACES_STEP
+def _sizes(
+    cells: Sequence[Cell], clients: Sequence[Clients], rules: Sequence[RuleCall], needs: np.ndarray, on_cpu: bool
+) -> tuple[Size, ...]:
+    """`step_sizes`, from the first epoch of all first local updates, and from the longest rows of each client."""
+    size, found, most = cells[0].local.batch_size, [], PLACES_STEP
     for cell, one, call in zip(cells, clients, rules, strict=True):
         first = attending(cell, one, call.rule.pooled, 1)
         for each in first:
             drop = cell.local.drop_ragged
             batches = local_batches(each.rows, 1, size, drop, seed=cell.seed, round_=1, client=each.client)
-            found.append(batch_tokens(tokens, batches))
-        most = max(most, fullest(tokens, [each.rows for each in first] if call.rule.pooled else one.train, size))
-    whole = min(-(-most // PLACES_STEP) * PLACES_STEP, size * corpus.train_tokens.shape[1])
-    return step_places(np.concatenate(found), whole, on_cpu)
+            found.append(batch_needs(needs, batches))
+        most = max(most, fullest(needs[:, 0], [each.rows for each in first] if call.rule.pooled else one.train, size))
+    length = int(needs[:, 1].max())
+    whole = Size(min(-(-most // PLACES_STEP) * PLACES_STEP, size * length), length)
+    return step_sizes(np.concatenate(found), whole, on_cpu)
 
 
 def _commits(shared: Cell, texts: Callable, weights: Callable) -> dict[str, str]:
@@ -194,7 +195,7 @@ def _commits(shared: Cell, texts: Callable, weights: Callable) -> dict[str, str]
     return {name: commit for name, commit in found.items() if commit}
 
 
-def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple[int, ...]) -> Trainer:
+def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, sizes: tuple[Size, ...]) -> Trainer:
     """How the clients of cells that share a program train."""
     name, numbers = parse_call(shared.local.objective)
     objective = objective_builder(name, numbers)
@@ -204,7 +205,7 @@ def _trainer(shared: Cell, model: Model, rule: Rule, classes: int, places: tuple
     check_optimizer(named, optimizer, list(others), trainable_shapes(model))
     own, method = tuple(sorted(numbers)), rule.local or Local()
     table = model.table if rule.start is None else None  # a lazy table starts from the globals
-    return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method, places), table)
+    return trainer_of(Training(model.apply, objective, optimizer, own, tuple(sorted(others)), method, sizes), table)
 
 
 def part(program: Program, chosen: Sequence[int]) -> Program:

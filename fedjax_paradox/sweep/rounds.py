@@ -11,7 +11,7 @@ from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.sweep.batches import Batches, by_length, of_rows
 from fedjax_paradox.sweep.clients import Attending, attending
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.sizes import batch_tokens, places_of_lanes
+from fedjax_paradox.sweep.sizes import batch_needs, places_of_lanes, row_needs
 
 
 def job_lengths(program: Program) -> list[int]:
@@ -52,24 +52,24 @@ def plan_round(
     return jobs, Participants(clients, rows, counts, mask, taken, devices)
 
 
-def row_tokens(program: Program) -> np.ndarray:
-    """i[N], tokens of every train row."""
-    return np.count_nonzero(program.corpus.train_tokens, axis=1)
+def train_needs(program: Program) -> np.ndarray:
+    """`row_needs` of every train row."""
+    return row_needs(program.corpus.train_tokens, program.model.trailing)
 
 
-def padding(program: Program, tokens: np.ndarray, jobs: Sequence[schedule.Job], num_lanes: int) -> float:
-    """Share of the token places computed in the jobs' steps in which there is no token; tokens: `row_tokens`."""
+def padding(program: Program, needs: np.ndarray, jobs: Sequence[schedule.Job], num_lanes: int) -> float:
+    """Share of the token places computed in the jobs' steps in which there is no token; needs: of every train row."""
     if not jobs:
         return 0.0
-    sizes = program.trainer.places
+    sizes = program.trainer.sizes
     if not sizes:
         rows = np.concatenate([job.steps[job.steps >= 0] for job in jobs])
-        return 1.0 - float(tokens[rows].mean()) / program.corpus.train_tokens.shape[1]
-    held = [batch_tokens(tokens, job.steps) for job in jobs]
-    assigned = schedule.assign([len(job.steps) for job in jobs], num_lanes)
-    nothing = np.zeros(0, np.int64)
-    lanes = [np.concatenate([nothing, *(held[job] for job in lane)]) for lane in assigned]
-    return 1.0 - sum(map(np.sum, held)) / places_of_lanes(lanes, sizes, program.engine.devices)
+        return 1.0 - float(needs[rows, 0].mean()) / program.corpus.train_tokens.shape[1]
+    lengths = [len(job.steps) for job in jobs]
+    lanes = schedule.assign(lengths, num_lanes)
+    held = batch_needs(needs, np.concatenate([jobs[job].steps for lane in lanes for job in lane]))
+    ends = np.cumsum([sum(lengths[job] for job in lane) for lane in lanes])
+    return 1.0 - int(held[:, 0].sum()) / places_of_lanes(np.split(held, ends[:-1]), sizes, program.engine.devices)
 
 
 def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:

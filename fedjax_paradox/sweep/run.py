@@ -25,8 +25,8 @@ from fedjax_paradox.sweep.resume import Part, Standing, look, ordered
 from fedjax_paradox.sweep.rounds import (
     padding,
     plan_round,
-    row_tokens,
     train_batches,
+    train_needs,
     with_start_loss,
 )
 from fedjax_paradox.sweep.scores import scores
@@ -147,7 +147,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
     num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
     everybody = train_batches(program) if engine.needs_start_loss else []
-    tokens = row_tokens(program)
+    needs = train_needs(program)
     stopped: dict[int, int] = {}  # cell -> its last finite round
     where = out / "checkpoints" / checkpoint.group_name(program.identities)
     with explained(program, num_lanes), checkpoint.checkpoints(where, study.experiment.checkpoints_kept) as manager:
@@ -183,7 +183,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
             phases = dict(lap("prediction"))
             standing = standing._replace(table=ordered(pa.concat_tables([standing.table, table, late]), standing.ranks))
             waste = schedule.waste([len(job.steps) for job in jobs], num_lanes)
-            empty = padding(program, tokens, jobs, num_lanes)
+            empty = padding(program, needs, jobs, num_lanes)
             went = Went(round_, participants, outcome, phases, _visited(jobs), waste, empty)
             if is_writer():  # before the checkpoint: results may be ahead of it, never behind
                 _write(out, _with_history(standing, program, went, before))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_paradox.federated.packing.schedule import Segment
 from fedjax_paradox.federated.trainer import Round, Told, Trainer, Work
-from fedjax_paradox.federated.types import Client, Hyper, Tree
+from fedjax_paradox.federated.types import Client, Hyper, Size, Tree
 
 
 class Lanes(NamedTuple):
@@ -58,7 +58,7 @@ def advance(trainer: Trainer, lanes: Lanes, round_: Round, segment: Segment, bat
         rows = batches.rows[:, segment.begin + number]
         work = Work(segment.cell, done, rows, jax.vmap(jax.random.fold_in)(keys, done))
         # Of all lanes, so that it is one choice under `vmap` too.
-        enough = _enough(trainer.places, round_.data.tokens, work.rows) if trainer.places else None
+        enough = _enough(trainer.sizes, round_.data.tokens, work.rows) if trainer.sizes else None
 
         def one_step(lane: Lanes, client: Client, work: Work) -> Lanes:
             state, loss = trainer.step(round_, lane.state, client, work._replace(enough=enough))
@@ -69,11 +69,12 @@ def advance(trainer: Trainer, lanes: Lanes, round_: Round, segment: Segment, bat
     return jax.lax.fori_loop(jnp.zeros((), jnp.int32), segment.live, step, lanes)
 
 
-def _enough(places: tuple[int, ...], tokens: jax.Array, rows: jax.Array) -> jax.Array:
-    """i32[], which of the numbers of places is enough for the fullest batch; rows: i32[L, B], padded with -1."""
+def _enough(sizes: tuple[Size, ...], tokens: jax.Array, rows: jax.Array) -> jax.Array:
+    """i32[], the first size that is enough for all batches; rows: i32[L, B], padded with -1."""
     taken = (tokens[rows] != 0) & (rows >= 0)[..., None]
     most = jnp.max(jnp.sum(taken, axis=(1, 2), dtype=jnp.int32))
-    return jnp.searchsorted(jnp.array(places, jnp.int32), most)
+    longest = jnp.max(jnp.where(taken, jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32), 0))
+    return jnp.argmax((jnp.array(sizes, jnp.int32) >= jnp.stack([most, longest])[None]).all(axis=1))
 
 
 def _alone(function: Callable[..., Lanes]) -> Callable[..., Lanes]:
