@@ -240,7 +240,8 @@ def test_one_compilation_over_rounds_sizes_and_numbers():
     for round_ in (1, 2, 3):
         cells[0].numbers = (0.1 / round_, 0.5, 0.0, 0.0)
         globals_, lanes, buffer = packed_round(engine, cells, globals_, lanes, buffer, 2, round_)
-        engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), np.arange(20, dtype=np.int32).reshape(2, 10) * round_)
+        rows = np.arange(20, dtype=np.int32).reshape(2, 10) * round_
+        engine.predict(globals_, FROZEN, jnp.asarray(TOKENS), (np.arange(2, dtype=np.int32), rows))
     assert asked == {"weights": 1, "aggregate": 1}  # once in begin, once in aggregate
 
 
@@ -264,13 +265,13 @@ def test_numbers_of_a_rule_are_arguments_of_what_is_compiled():
     assert texts[0] == texts[1]
 
 
-def test_predict_is_argmax_of_each_cell():
+def test_predict_is_argmax_of_the_model_that_is_asked():
     globals_ = stack([leaves(1), leaves(2)])
-    rows = np.arange(20, dtype=np.int32).reshape(4, 5)
-    got = predict(apply, globals_, FROZEN, jnp.asarray(TOKENS), rows)
-    for cell, seed in enumerate((1, 2)):
-        expected = np.argmax(apply(leaves(seed), FROZEN, TOKENS[:20]), axis=-1)
-        assert np.array_equal(np.asarray(got)[:, cell].ravel(), expected)
+    models, rows = np.array([1, 0, 0, 1], np.int32), np.arange(20, dtype=np.int32).reshape(4, 5)
+    got = predict(apply, globals_, FROZEN, jnp.asarray(TOKENS), (models, rows))
+    for classes, model, batch in zip(np.asarray(got), models, rows, strict=True):
+        expected = np.argmax(apply(leaves(model + 1), FROZEN, TOKENS[batch]), axis=-1)
+        assert np.array_equal(classes, expected)
 
 
 @pytest.mark.parametrize("rule", [rules.uniform, kept(rules.uniform)])

@@ -127,6 +127,29 @@ def test_clients_with_models_of_their_own_are_scored_with_them(config, tmp_path)
         assert got == expected
 
 
+def test_a_models_rows_are_those_that_decide_its_scores(config, tmp_path):
+    """With a protocol that looks at all clients' rows every model predicts all rows; nobody else's numbers change."""
+    (config.parent / "looks.py").write_text(LOOKS)
+    study = ("model=bag", "rounds=2", "rule=ditto", "grid.num_clients=[3, 5]", "evaluate_clients=3")
+    kinds = "train_rows, label_filtered, label_matched, holdout, global"
+    few, every = (
+        toy.execute(config, tmp_path / name, *study, f"protocols=[{kinds}{more}]").to_pylist()
+        for name, more in (("few", ""), ("every", ', "looks:at_all"'))
+    )
+    assert [row for row in every if row["protocol"] != "looks:at_all"] == few
+    assert {row["correct"] for row in every if row["protocol"] == "looks:at_all"} - {0.0}
+
+
+LOOKS = """
+import numpy as np
+
+
+def at_all(view):
+    held = np.concatenate(view.train_rows)
+    clients = len(view.train_rows)
+    return np.full(clients, float(view.train_correct[held].sum())), np.full(clients, len(held))
+"""
+
 SINGLE = """
 import numpy as np
 from fedjax_paradox.data.partition import dirichlet_partition

@@ -16,7 +16,7 @@ from fedjax_paradox.evaluation.protocols import PROTOCOLS
 from fedjax_paradox.federated.methods import RULES
 from fedjax_paradox.registry import resolve
 from fedjax_paradox.sweep.batches import by_length
-from fedjax_paradox.sweep.rounds import job_lengths, measure, plan_round, predict
+from fedjax_paradox.sweep.rounds import asked_of_models, job_lengths, measure, plan_round, predict
 
 TRAIN, TEST = 60, 24
 
@@ -214,17 +214,30 @@ def test_only_rows_that_a_protocol_reads_are_predicted(config, protocols):
     assert len(program.predicted) == len(expected)
 
 
+def test_a_clients_own_model_predicts_the_test_rows_and_the_clients(config):
+    program = only(config, "rule=ditto", "protocols=[train_rows, label_matched]", "evaluate_clients=2")
+    [clients] = program.clients
+    asked = [set(program.predicted[places].tolist()) for places in asked_of_models(program)]
+    test = set(range(TRAIN, TRAIN + TEST))
+    held = zip(*clients.rows_of_scored(), strict=True)
+    assert asked == [
+        test | set(own.tolist()) | set(kept.tolist()) & set(program.predicted.tolist()) for own, kept in held
+    ]
+    program = only(config, "grid.seed=[1, 2]", "protocols=[train_rows, label_matched]")
+    assert [places.tolist() for places in asked_of_models(program)] == [list(range(len(program.predicted)))] * 2
+
+
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize(("trailing", "lengths"), [(None, [24]), (0, [8, 16, 24]), (2, [8, 16, 24])])
 def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(config, trailing, lengths, packs):
-    """With an engine that answers with the row's number: rows keep all that their model reads of them."""
+    """With an engine that answers with the numbers of row and model: rows keep all that their model reads of them."""
     program = only(config)
     words = np.arange(TRAIN + TEST) % 24  # row 0 is empty
     tokens = (np.arange(24) < words[:, None]).astype(np.int32)
     engine = SimpleNamespace(
         devices=1,
         predict_batch=2,
-        predict=lambda models, _frozen, _tokens, rows, **_how: np.stack([rows, rows + models], axis=1),
+        predict=lambda step, _frozen, _tokens, asked, **_how: asked[1] + step * asked[0][:, None],
     )
     program = program._replace(
         corpus=replace(program.corpus, train_tokens=tokens[:TRAIN], test_tokens=tokens[TRAIN:]),
@@ -232,14 +245,17 @@ def test_rows_of_a_length_are_predicted_together_and_come_back_in_their_order(co
         engine=engine,
     )
     asked = np.arange(TRAIN + TEST, dtype=np.int32)[::-1]
-    batches = by_length(program, asked)
+    some = np.array([3, 4, 20])
+    batches = by_length(program, asked, [np.arange(len(asked)), some])
     assert [batch.length for batch in batches] == lengths
     read = np.where(words == 0, 24, np.minimum(words + (24 if trailing is None else trailing), 24))
     assert all((read[batch.rows] <= batch.length).all() for batch in batches)
     for batch in batches:
         most = words[batch.rows].sum(axis=1).max()
         assert batch.tokens == (min(-(-most // 16) * 16, 2 * batch.length) if packs else None)
-    assert predict(program, 1000, None, batches).tolist() == [asked.tolist(), (asked + 1000).tolist()]
+    expected = np.full((2, len(asked)), -1)
+    expected[0], expected[1, some] = asked, asked[some] + 1000
+    np.testing.assert_array_equal(predict(program, 1000, None, batches), expected)
 
 
 @pytest.mark.parametrize("devices", [1, 3])
@@ -254,7 +270,7 @@ def test_batches_to_predict_hold_nearly_as_many_tokens_each(config, devices):
         engine=SimpleNamespace(devices=devices, predict_batch=16),
     )
     asked = np.random.default_rng(1).permutation(200)[:150]
-    [batch] = by_length(program, asked)
+    [batch] = by_length(program, asked, [np.arange(150)])
     assert batch.rows.shape == (-(-150 // (16 * devices)) * devices, 16)
     assert set(batch.rows.ravel().tolist()) == set(asked.tolist())
     totals = words[batch.rows].sum(axis=1)

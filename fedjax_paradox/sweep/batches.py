@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fedjax_paradox.federated.types import Tree
@@ -14,16 +15,22 @@ BATCHES_PER_LENGTH = 2
 
 
 class Batches(NamedTuple):
-    """Rows of similar length, which the engine takes at once."""
+    """Rows of similar length, which the engine takes at once; equal numbers of batches on all devices."""
 
     length: int  # tokens of a row that are read
     tokens: int | None  # token places of a batch that are computed; None: all
+    models: np.ndarray  # i32[batches], which model predicts
     places: np.ndarray  # i[batches, B], which of the rows that were asked for; some twice, so that every batch is whole
-    rows: np.ndarray  # i32[batches, B], equal numbers of batches on all devices
+    rows: np.ndarray  # i32[batches, B]
 
 
-def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
-    """Rows in batches of few lengths, each long enough for all that its model reads of them."""
+def by_length(program: Program, rows: np.ndarray, asked: Sequence[np.ndarray]) -> list[Batches]:
+    """Rows in batches of few lengths, each long enough for all that its model reads of them.
+
+    Args:
+      rows: i[n], of the program's data.
+      asked: of each model, which of `rows` it predicts.
+    """
     tokens = np.concatenate([program.corpus.train_tokens, program.corpus.test_tokens])[rows] != 0
     needed, held = _needed_lengths(tokens, program.model.trailing), tokens.sum(axis=1)
     worth = BATCHES_PER_LENGTH * program.engine.predict_batch * int(needed.max())
@@ -31,23 +38,27 @@ def by_length(program: Program, rows: np.ndarray) -> list[Batches]:
     which = np.searchsorted(lengths, needed)
     found = []
     for index in np.unique(which):
-        own = np.flatnonzero(which == index)
-        places = own[_dealt(held[own], program.engine.predict_batch, program.engine.devices)]
-        most, size = max(1, int(held[places].sum(axis=1).max())), places.shape[1] * int(lengths[index])
-        computed = min(-(-most // PLACES_STEP) * PLACES_STEP, size) if program.model.packs else None
-        found.append(Batches(int(lengths[index]), computed, places, rows[places].astype(np.int32)))
+        own = [places[which[places] == index] for places in asked]
+        size = min(program.engine.predict_batch, max(map(len, own)))
+        dealt = [each[_dealt(held[each], size, program.engine.devices)] for each in own]
+        models, places = np.repeat(np.arange(len(own), dtype=np.int32), list(map(len, dealt))), np.concatenate(dealt)
+        most, whole = max(1, int(held[places].sum(axis=1).max())), size * int(lengths[index])
+        computed = min(-(-most // PLACES_STEP) * PLACES_STEP, whole) if program.model.packs else None
+        found.append(Batches(int(lengths[index]), computed, models, places, rows[places].astype(np.int32)))
     return found
 
 
 def of_rows(function: Callable[..., Any], models: Tree, frozen: Tree, data: Any, batches: Sequence[Batches]) -> Any:
-    """[models, rows], in the order of the rows that the batches were made of."""
-    # All are under way before the first is waited for.
-    started = [function(models, frozen, data, each.rows, length=each.length, places=each.tokens) for each in batches]
-    parts = [np.asarray(part).swapaxes(0, 1) for part in started]
-    asked = 1 + max(int(each.places.max()) for each in batches)
-    found = np.empty((len(parts[0]), asked), parts[0].dtype)
-    for part, each in zip(parts, batches, strict=True):
-        found[:, each.places] = part
+    """[models, rows], in the order of the rows that the batches were made of; -1 where a model was not asked."""
+
+    def start(each: Batches) -> jax.Array:
+        return function(models, frozen, data, (each.models, each.rows), length=each.length, places=each.tokens)
+
+    started = [start(each) for each in batches]  # all are under way before the first is waited for
+    shape = (1 + max(int(each.models.max()) for each in batches), 1 + max(int(each.places.max()) for each in batches))
+    found = np.full(shape, -1, started[0].dtype)
+    for part, each in zip(started, batches, strict=True):
+        found[each.models[:, None], each.places] = np.asarray(part)
     return found
 
 
@@ -60,15 +71,14 @@ def _needed_lengths(taken: np.ndarray, trailing: int | None) -> np.ndarray:
     return np.minimum(np.where(last == 0, size, last) + trailing, size)  # an empty row stays whole
 
 
-def _dealt(held: np.ndarray, most: int, devices: int) -> np.ndarray:
+def _dealt(held: np.ndarray, size: int, devices: int) -> np.ndarray:
     """i[batches, B], every row at least once: dealt to the batches from the longest to the shortest, there and back.
 
     Args:
       held: i[n], tokens of each row.
-      most: rows of a batch.
+      size: B, rows of a batch.
       devices: of which all have as many batches.
     """
-    size = min(most, len(held))
     batches = -(-len(held) // (size * devices)) * devices
     order = np.pad(np.argsort(-held, kind="stable"), (0, batches * size - len(held)), mode="edge")
     dealt = order.reshape(size, batches)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from fedjax_paradox.config import Cell
-from fedjax_paradox.evaluation.protocols import Counts, Protocol, View
+from fedjax_paradox.evaluation.protocols import PROTOCOLS, Counts, Protocol, View
 from fedjax_paradox.federated.packing import schedule
 from fedjax_paradox.federated.types import Participants, Tree
 from fedjax_paradox.sweep.batches import Batches, by_length, of_rows
@@ -80,7 +80,20 @@ def scored_rounds(cell: Cell, done: int, ended: bool = False) -> set[int]:
 
 def train_batches(program: Program) -> list[Batches]:
     """All train rows, in order."""
-    return by_length(program, np.arange(len(program.corpus.train_labels), dtype=np.int32))
+    every = np.arange(len(program.corpus.train_labels), dtype=np.int32)
+    return by_length(program, every, [every] * len(program.cells))
+
+
+def asked_of_models(program: Program) -> list[np.ndarray]:
+    """Of each model, which of `predicted` it predicts: a client's own model the test rows and what is the client's."""
+    rows, train = program.predicted, len(program.corpus.train_labels)
+    every = np.arange(len(rows))
+    if program.engine.serve is None:
+        return [every] * len(program.cells)
+    if set(program.protocols) - set(PROTOCOLS):  # a person's own may look at other clients' rows too
+        return [every for one in program.clients for _ in one.scored]
+    own = [np.concatenate(held) for one in program.clients for held in zip(*one.rows_of_scored(), strict=True)]
+    return [np.flatnonzero((rows >= train) | np.isin(rows, held)) for held in own]
 
 
 def with_start_loss(
@@ -103,7 +116,8 @@ def with_start_loss(
 
 
 def predict(program: Program, models: Tree, frozen: Tree, batches: Sequence[Batches]) -> np.ndarray:
-    """i32[models, rows]: every model's class of each row of `predicted`, whose `by_length` the batches are."""
+    """i32[models, rows]: every model's class of each row of `predicted`, whose `by_length` the batches are; -1 where it
+    is not asked."""
     return of_rows(program.engine.predict, models, frozen, program.data.tokens, batches)
 
 

@@ -23,6 +23,7 @@ from fedjax_paradox.sweep.plan import explained, launch
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Part, Standing, look, ordered
 from fedjax_paradox.sweep.rounds import (
+    asked_of_models,
     padding,
     plan_round,
     train_batches,
@@ -145,7 +146,7 @@ def _train_part(study: Study, number: int, part: Part, standing: Standing, notif
     if part.start is not None:
         globals_, states = engine.replicate(part.start)
     advance, lanes, buffer = launch(study.experiment, program, globals_, states, frozen)
-    num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted)
+    num_lanes, batches = lanes.loss.shape[0], by_length(program, program.predicted, asked_of_models(program))
     everybody = train_batches(program) if engine.needs_start_loss else []
     needs = train_needs(program)
     stopped: dict[int, int] = {}  # cell -> its last finite round

@@ -1,6 +1,7 @@
 """What models make of rows, dropout off. Axes: P models, B batch, N rows, T tokens."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,49 +13,50 @@ from fedjax_paradox.federated.types import Tree
 
 def predict(
     apply: Callable[..., jax.Array],
-    globals_: Tree,
+    models: Tree,
     frozen: Tree,
     tokens: jax.Array,
-    rows: jax.Array,
+    asked: tuple[jax.Array, jax.Array],
     *,
     length: int | None = None,
     places: int | None = None,
 ) -> jax.Array:
-    """Every model's predicted class of the given rows, dropout off.
+    """The predicted classes of batches of rows, dropout off.
 
     Args:
-      globals_: [P, ...], one model a cell, or those that are served; tokens: i32[N, T]; rows: i32[batches, B] of them.
+      models: [P, ...], one a cell, or those that are served; tokens: i32[N, T].
+      asked: (i32[batches], which model predicts; i32[batches, B], which rows of `tokens`).
       length: of every row only the tokens before it are read; None: all.
       places: of a batch that are computed, at least as many as any has tokens, where the model packs; None: all.
 
     Returns:
-      i32[batches, P, B].
+      i32[batches, B].
     """
 
     def classes(leaves: Tree, rows: jax.Array) -> jax.Array:
         logits = apply(leaves, frozen, tokens[rows, :length], None, **_told(places))
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
-    return _each_batch(classes, globals_, rows)
+    return _each_batch(classes, models, asked)
 
 
 def losses(
     apply: Callable[..., jax.Array],
-    globals_: Tree,
+    models: Tree,
     frozen: Tree,
     data: Data,
-    rows: jax.Array,
+    asked: tuple[jax.Array, jax.Array],
     *,
     length: int | None = None,
     places: int | None = None,
 ) -> jax.Array:
-    """Every cell's cross-entropy of the given rows, f32[batches, P, B], dropout off; the rest as in `predict`."""
+    """The cross-entropy of batches of rows, f32[batches, B], dropout off; the rest as in `predict`."""
 
     def each(leaves: Tree, rows: jax.Array) -> jax.Array:
         logits = apply(leaves, frozen, data.tokens[rows, :length], None, **_told(places))
         return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
 
-    return _each_batch(each, globals_, rows)
+    return _each_batch(each, models, asked)
 
 
 def _told(places: int | None) -> dict[str, int]:
@@ -62,7 +64,14 @@ def _told(places: int | None) -> dict[str, int]:
     return {} if places is None else {"places": places}
 
 
-def _each_batch(function: Callable[[Tree, jax.Array], jax.Array], globals_: Tree, rows: jax.Array) -> jax.Array:
+def _each_batch(
+    function: Callable[[Tree, jax.Array], jax.Array], models: Tree, asked: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    def one(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        model, rows = batch
+        leaves = jax.tree.map(partial(jax.lax.dynamic_index_in_dim, index=model, keepdims=False), models)
+        return function(leaves, rows)
+
     # A batch of one cell keeps the device busy. Those of twelve at once need twelve times the memory, and leave a
     # CPU's cache: MiniLM's took twice as long.
-    return jax.lax.map(lambda rows: jax.lax.map(lambda leaves: function(leaves, rows), globals_), rows)
+    return jax.lax.map(one, asked)
