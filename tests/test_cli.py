@@ -394,39 +394,39 @@ def test_the_headline_is_of_the_first_protocol_over_all_cells():
 
 
 def test_progress_counts_rows_and_the_time_left(monkeypatch):
-    """Two programs of 2 rounds; a row of the second costs three times as much. The clock is ours."""
+    """Two programs of 2 rounds; a row of the second costs three times as much, and it is scored at the end alone."""
     now = [100.0]
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    program = SimpleNamespace(cells=[SimpleNamespace(rounds=2)], predicted=np.zeros(30))
-    costs = [SimpleNamespace(train_flops=3 * flops, predict_flops=flops, rows=40) for flops in (1.0, 3.0)]
+    programs = [SimpleNamespace(cells=[SimpleNamespace(rounds=2, evaluate_every=every)]) for every in (1, 2)]
+    costs = [SimpleNamespace(train_flops=3 * flops, predict_flops=flops, rows=40, predicted=30) for flops in (1.0, 3.0)]
     table, _ = hand_made()
     screen, said = io.StringIO(), []
-    # A round costs flops * (3 * 40 + 30): 150 and 450.
-    with display.progress(Console(file=screen, width=150), [program, program], costs, said.append) as notify:
-        notify(Started(0, 1))  # one round is found finished, 150 + 450 + 450 are left
+    # A round costs flops * 3 * 40, and its scores flops * 30: 150 and 150, 360 and 450.
+    with display.progress(Console(file=screen, width=150), programs, costs, said.append) as notify:
+        notify(Started(0, 1))  # one round is found finished, 150 + 360 + 450 are left
         notify(Trained(0, 2, 0))  # compiled
         now[0] += 10.0
         notify(Trained(0, 2, 40))
         notify(Finished(0, 2, table, 20.0, {}, 0.02, 0.04, table))
         notify(Started(1, 0))
         notify(Trained(1, 1, 0))
-        now[0] += 50.0
+        now[0] += 41.0
         notify(Trained(1, 1, 30))
         notify(Trained(1, 1, 10))
         notify(Finished(1, 1, table, 10.0, {}, 0.0, 0.0, table))
     first, second = screen.getvalue().splitlines()
     assert said == [first, second]
-    # 150 of 1050 took 10 s, so 900 take 60 s; then 600 took 60 s, so 450 take 45 s.
-    assert first.startswith("program 1/2, round 2/2: 2 rows/s, 2.0% wasted, 4% padding, 1:00 left; train_rows avg")
+    # 150 of 960 took 10 s, so 810 take 54 s; then 510 took 51 s, so 450 take 45 s.
+    assert first.startswith("program 1/2, round 2/2: 2 rows/s, 2.0% wasted, 4% padding, 0:54 left; train_rows avg")
     assert second.startswith("program 2/2, round 1/2: 4 rows/s, 0.0% wasted, 0% padding, 0:45 left; train_rows avg")
 
 
 def test_a_log_hears_of_a_long_round_every_minute(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    program = SimpleNamespace(cells=[SimpleNamespace(rounds=1)], predicted=np.zeros(30))
+    program = SimpleNamespace(cells=[SimpleNamespace(rounds=1, evaluate_every=1)])
     screen, said = io.StringIO(), []
-    costs = [SimpleNamespace(train_flops=3.0, predict_flops=1.0, rows=4000)]
+    costs = [SimpleNamespace(train_flops=3.0, predict_flops=1.0, rows=4000, predicted=30)]
     with display.progress(Console(file=screen, width=150), [program], costs, said.append) as notify:
         for _ in range(10):
             now[0] += 25.0

@@ -19,7 +19,7 @@ from fedjax_paradox.federated.sparse import POWERS
 from fedjax_paradox.federated.trainer import Round
 from fedjax_paradox.federated.types import Tree
 from fedjax_paradox.sweep.program import Program
-from fedjax_paradox.sweep.rounds import job_lengths, padding, plan_round, train_needs
+from fedjax_paradox.sweep.rounds import asked_of_models, job_lengths, padding, plan_round, train_needs
 
 # Two cores are busy with one lane's matrix products; more lanes only cost cache. Measured, see README.
 CPU_LANES = 1
@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     memory: Memory
     train_flops: float  # of one row's gradient
     predict_flops: float  # of one row's prediction
+    predicted: int  # rows after a scored round, every model counting
 
 
 def plan(experiment: Experiment, program: Program) -> Plan:
@@ -69,6 +70,7 @@ def plan(experiment: Experiment, program: Program) -> Plan:
         memory=memory(program),
         train_flops=train_flops,
         predict_flops=predict_flops,
+        predicted=sum(map(len, asked_of_models(program))),
     )
 
 

@@ -17,6 +17,7 @@ from fedjax_paradox.storage.cells import DIVERGED, NOBODY, Entry
 from fedjax_paradox.sweep.plan import Plan
 from fedjax_paradox.sweep.program import Program
 from fedjax_paradox.sweep.resume import Standing
+from fedjax_paradox.sweep.rounds import scored_rounds
 from fedjax_paradox.sweep.run import Diverged, Event, Started, Trained
 from fedjax_paradox.sweep.target import Compiled
 from fedjax_paradox.text import printable
@@ -86,11 +87,14 @@ def progress(
 
     Work is counted in FLOPs, so that the time left holds across models of different cost.
     """
-    rounds = [program.cells[0].rounds for program in programs]
-    train = [cost.train_flops for cost in costs]
-    evaluate = [c.predict_flops * len(p.predicted) * len(p.cells) for c, p in zip(costs, programs, strict=True)]
-    a_round = [t * cost.rows + e for t, cost, e in zip(train, costs, evaluate, strict=True)]
-    total = sum(r * work for r, work in zip(rounds, a_round, strict=True))
+    cells = [program.cells[0] for program in programs]
+
+    def work(number: int, round_: int) -> float:
+        """FLOPs of a program up to a round."""
+        cost, scored = costs[number], len(scored_rounds(cells[number], round_))
+        return round_ * cost.rows * cost.train_flops + scored * cost.predicted * cost.predict_flops
+
+    total = sum(work(number, cell.rounds) for number, cell in enumerate(cells))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("compiling", total=total)
@@ -102,21 +106,23 @@ def progress(
 
         def notify(event: Event) -> None:
             nonlocal began, done, rows, said, total
-            where = f"program {event.program + 1}/{len(programs)}, round {event.round}/{rounds[event.program]}"
+            where = f"program {event.program + 1}/{len(programs)}, round {event.round}/{cells[event.program].rounds}"
+            cost = costs[event.program]
             if isinstance(event, Started):
-                total -= event.round * a_round[event.program]
+                total -= work(event.program, event.round)
                 rows = 0
             elif isinstance(event, Trained):
                 began = began or time.monotonic()  # the first chunk's compilation says nothing of the speed
-                done += train[event.program] * event.rows
+                done += cost.train_flops * event.rows
                 rows += event.rows
                 if not console.is_terminal and time.monotonic() - said >= SILENCE:
                     said = time.monotonic()
-                    console.print(f"{where}: {rows:,} of {costs[event.program].rows:,} rows trained")
+                    console.print(f"{where}: {rows:,} of {cost.rows:,} rows trained")
             elif isinstance(event, Diverged):
                 say(f"{where}: {diverged(event.cell, event.round, event.client)}")
             else:
-                done += evaluate[event.program]
+                if event.round in scored_rounds(cells[event.program], event.round):
+                    done += cost.predicted * cost.predict_flops
                 left = (time.monotonic() - began) * max(total / done - 1, 0)
                 speed = f"{rows / event.seconds:,.0f} rows/s, {event.waste:.1%} wasted, {event.padding:.0%} padding, "
                 say(f"{where}: {speed}{_clock(left)} left; {headline(event.table)}")
