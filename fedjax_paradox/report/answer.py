@@ -48,8 +48,8 @@ def _run(view: View) -> str:
 
 
 def _on_claims(judged: Sequence[verdicts.Verdict]) -> Iterator[str]:
-    """The first claim that has data, which claims are decided, which are not, and what the protocols change."""
-    first = next((one for one in judged if one.verdict != verdicts.NO_DATA), judged[0])
+    """The first decided claim, or the first with data; the decided, the others, and what the protocols change."""
+    first = min(judged, key=lambda one: (one.verdict in _OPEN, one.verdict == verdicts.NO_DATA))
     yield f"{first.claim.text.rstrip('.')}: {first.verdict}{_measured(first.matched.get(first.claim.matched[0]))}."
     groups: dict[str, list[str]] = {}
     for one in judged:
@@ -60,13 +60,13 @@ def _on_claims(judged: Sequence[verdicts.Verdict]) -> Iterator[str]:
     if left:
         told = [f"{len(names)} {_OPEN[kind]} ({_listed(names)})" for kind, names in left.items()]
         yield f"Not decided: {'; '.join(told)}."
-    published = [one for one in judged if one.claim.is_published]
+    published = [one for one in with_data(judged) if one.claim.is_published]
     other = [f"{one.claim.id} ({one.mix.verdict})" for one in published if one.mix.verdict != one.verdict]
     if published:
         yield "As published, each side under its own protocol, " + (
-            f"{len(other)} of {len(published)} verdicts are others: {_listed(other)}."
+            f"{len(other)} of {len(published)} verdicts would be different: {_listed(other)}."
             if other
-            else "no verdict is another."
+            else "no verdict would be different."
         )
 
 
