@@ -151,11 +151,12 @@ def jobs_of(round_: int, each: int = 1) -> tuple[list[schedule.Job], Participant
 
 def with_start_loss(chosen: Engine, people: Participants, globals_: dict, data: Data) -> Participants:
     batches = np.arange(len(LABELS), dtype=np.int32).reshape(-1, 4)
-    losses = np.asarray(chosen.losses(globals_, {}, data, batches), np.float64)
+    asked = np.repeat(np.arange(len(CELLS), dtype=np.int32), len(batches)), np.tile(batches, (len(CELLS), 1))
+    losses = np.asarray(chosen.losses(globals_, {}, data, asked), np.float64).reshape(len(CELLS), -1)
     found = np.zeros(people.rows.shape, np.float32)
     for index, cell in enumerate(CELLS):
         for slot in np.flatnonzero(people.mask[index]):
-            found[index, slot] = losses[:, index].ravel()[cell.rows[people.client[index, slot]]].mean()
+            found[index, slot] = losses[index, cell.rows[people.client[index, slot]]].mean()
     return people._replace(start_loss=found)
 
 
