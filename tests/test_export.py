@@ -109,9 +109,9 @@ def test_an_architecture_of_ones_own_can_read_the_tokens_of_a_pretrained_encoder
 def test_an_encoder_that_trains_more_or_less_than_adapters_learns_and_comes_back(config, encoders, tmp_path, how):
     model = encoder(encoders, "bert").replace("max_length", f"{how}, max_length")
     name = "".join(filter(str.isalpha, how))
-    results = run(config, name, model, "model=bert", "rounds=2", "protocols=[train_rows]")
+    results = run(config, name, model, "model=bert", "rounds=6", "protocols=[train_rows]")
     losses = results.rounds["train_loss"].tolist()
-    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0]  # by 0.008, where a round without dropout is off by 0.001 from a line
     out = results.export(tmp_path / "out")
     assert "config.json" in {path.name for path in out.iterdir()}
     before, after = results.model().predict(TEXTS), fp.open_model(out).predict(TEXTS)
