@@ -38,18 +38,21 @@ for seed in "${eight[@]}"; do
     'grid.local.objective=[logit_adjustment]'
   run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" 'grid.rule=[ditto]'
 done
-# E5 in the folders that have its FedAvg, and E4.
+# E4, E3 and E5, each with the FedAvg that it is compared with.
 for seed in "${eight[@]}"; do
-  run "e5-minilm-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm \
-    'grid.rule=[fedavg, fedsa_lora, fedavgw(beta=0.1), fedavgw(beta=0.5), fedavgw(beta=1.0)]'
-  run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
   run "e4-minilm-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' 'grid.alpha=[0.1, 1.0]'
+  run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
 done
-# The other alphas, E2 and E3.
+for seed in "${eight[@]}"; do
+  run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$(by "$seed")" "$one" 'grid.local.mu=[0.0, 0.01]'
+done
+for seed in "${eight[@]}"; do
+  run "e5-betas-$seed" e5_fedavgw "${news[@]}" "${minilm[@]}" "$(by "$seed")" model=minilm
+done
+# The other alphas and E2.
 for seed in "${eight[@]:0:6}"; do
   alphas='grid.alpha=[0.5, 1.0, 5.0]'
   run "e1-more-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$alphas"
   run "e1-more-minilm-$seed" e1_alpha_grid "${news[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' "$alphas"
   run "e2-textcnn-$seed" e2_clients "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.num_clients=[5, 20, 50]'
-  run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.alpha=[0.1]'
 done
