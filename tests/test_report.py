@@ -808,17 +808,23 @@ def test_the_worst_client_of_every_run_is_ringed_and_its_class_named(place, tmp_
 
 
 @pytest.fixture(scope="module")
-def judged(place, tmp_path_factory):
-    """Six partitions, so that there are verdicts: one claim that these runs support, one that they contradict."""
-    folder = tmp_path_factory.mktemp("judged")
+def six(place, tmp_path_factory):
+    """Two models on six partitions, so that there are verdicts."""
     seeds = [[seed] * 2 for seed in range(1, 7)]
-    run = small(place, folder / "run", f"grid.partition_seed,seed={seeds}", "grid.model=[textcnn, distilbert]")
+    grid = f"grid.partition_seed,seed={seeds}", "grid.model=[textcnn, distilbert]"
+    return small(place, tmp_path_factory.mktemp("six") / "run", *grid)
+
+
+@pytest.fixture(scope="module")
+def judged(six, place, tmp_path_factory):
+    """One claim that these runs support, one that they contradict."""
+    folder = tmp_path_factory.mktemp("judged")
     side = "{{where: {{model: {}}}, protocol: label_filtered, round: 2, published: {{gap: {}}}}}".format
     one, other = side("distilbert", 50), side("textcnn", 32)
     claims = [f"- {{id: wider, text: Wider., source: s, where: {{}}, round: 2, a: {one}, b: {other}}}"]
     claims += [f"- {{id: narrower, text: No., source: s, where: {{}}, round: 2, a: {other}, b: {one}}}"]
     (folder / "claims.yaml").write_text("\n".join(claims), encoding="utf-8")
-    return gather([run], folder / "claims.yaml", place / "cache")
+    return gather([six], folder / "claims.yaml", place / "cache")
 
 
 def test_a_row_of_the_forest_for_every_claim_and_protocol(judged):
@@ -862,6 +868,18 @@ def test_the_first_sentences_hold_the_verdicts(judged):
     assert first.startswith("Wider: supported (distilbert − textcnn = +")
     assert first.endswith("points under label_matched; published +18.0).")
     assert decided == "Decided, with one protocol for both sides: supported: wider; contradicted: narrower."
+
+
+def test_an_undecided_claim_is_not_told_first(six, judged, place, tmp_path):
+    difference = judged.sentences[1].partition(" = +")[2].partition(" ")[0]
+    claim = "- {{id: {}, text: {}, source: s, where: {{}}, round: 2, margin: {}, a: {}, b: {}}}".format
+    sides = "{where: {model: distilbert}}", "{where: {model: textcnn}}"
+    claims = [claim("open", "Just so.", difference, *sides), claim("wider", "Wider.", 0, *sides)]
+    (tmp_path / "claims.yaml").write_text("\n".join(claims), encoding="utf-8")
+    content = gather([six], tmp_path / "claims.yaml", place / "cache")
+    assert [row[1] for row in content.verdicts[0].rows] == ["undecided", "supported"]
+    assert content.sentences[1].startswith("Wider: supported")
+    assert "Not decided: 1 undecided (open)." in content.sentences
 
 
 def test_the_first_sentences_without_claims_hold_the_widest_gap(content):
