@@ -495,7 +495,8 @@ def test_runs_are_listed_and_shown(call, tmp_path, capfd, monkeypatch):
     assert {name: run[name] for name in expected} == expected
     assert run["rounds"] == "2/2"
     _, shown, _ = command(capfd, monkeypatch, "list", tmp_path / "runs")
-    assert all(word in shown for word in ("toy", "finished", "2/2"))
+    assert all(word in shown for word in ("one", "toy", "finished", "2/2"))
+    assert str(tmp_path / "runs" / "one") not in shown  # the title says below what
     _, again, _ = command(capfd, monkeypatch, "show", tmp_path / "runs" / "one")
     assert again.splitlines() == table.splitlines()[-len(again.splitlines()) - 1 : -1]  # but for the last line
     _, records, _ = command(capfd, monkeypatch, "show", tmp_path / "runs" / "one", "--json")

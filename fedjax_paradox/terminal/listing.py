@@ -79,7 +79,8 @@ def as_table(found: Sequence[Run], folder: Path) -> Table:
         view.add_column(name, justify="right", no_wrap=True)
     for run in found:
         status = f"{run.status}, {run.diverged} diverged" if run.diverged else run.status
-        values = (run.folder, run.name, status, str(run.cells), run.rounds, run.written)
+        where = str(Path(run.folder).relative_to(folder)) if Path(run.folder) != folder else run.folder
+        values = (where, run.name, status, str(run.cells), run.rounds, run.written)
         view.add_row(*map(printable, values))
     return view
 
