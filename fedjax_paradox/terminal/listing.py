@@ -19,6 +19,8 @@ from fedjax_paradox.storage.cells import Entry
 from fedjax_paradox.terminal.display import last_rounds, summaries
 from fedjax_paradox.text import printable
 
+_WHOLE = 24  # letters of a folder's name that a narrow terminal does not break
+
 
 class Run(NamedTuple):
     """One output folder."""
@@ -73,13 +75,14 @@ def as_json(found: Sequence[Run]) -> str:
 
 def as_table(found: Sequence[Run], folder: Path) -> Table:
     view = Table(title=printable(f"Runs in {folder}"))
-    for name in ("folder", "name", "status"):
+    folders = [run.folder if Path(run.folder) == folder else Path(run.folder).name for run in found]
+    view.add_column("folder", overflow="fold", min_width=min(_WHOLE, max(map(len, folders))))  # to be copied
+    for name in ("name", "status"):
         view.add_column(name, overflow="fold")
     for name in ("cells", "rounds", "written"):
         view.add_column(name, justify="right", no_wrap=True)
-    for run in found:
+    for run, where in zip(found, folders, strict=True):
         status = f"{run.status}, {run.diverged} diverged" if run.diverged else run.status
-        where = str(Path(run.folder).relative_to(folder)) if Path(run.folder) != folder else run.folder
         values = (where, run.name, status, str(run.cells), run.rounds, run.written)
         view.add_row(*map(printable, values))
     return view
