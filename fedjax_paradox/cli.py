@@ -161,13 +161,7 @@ def run(
             console.print(f"{printable(str(out))}: {already}", markup=False)
         planned = {id(program): cost for program, cost in zip(programs, plans, strict=True)}
         left = [planned.get(id(program)) or plan(experiment, program) for program in study.programs]
-        settings = {cell.name: cell.model_dump(mode="json") for cell in cells(experiment)}
-        watch = (
-            tracking.curves(track, experiment.name, settings, out)
-            if track and hosts.is_writer()
-            else nullcontext(lambda event: None)  # noqa: ARG005
-        )
-        with display.progress(console, study.programs, left, log) as notify, watch as curves:
+        with display.progress(console, study.programs, left, log) as notify, _curves(study, track) as curves:
 
             def both(event: Event) -> None:
                 notify(event)
@@ -186,6 +180,17 @@ def run(
     if told := display.divergences(entries):
         console.print(told, markup=False)
         raise typer.Exit(DIVERGED)
+
+
+def _curves(study: Any, track: Tracker | None) -> Any:
+    """A context whose value is told of every event, and writes a tracker's curves where one is asked for."""
+    from fedjax_paradox import tracking
+    from fedjax_paradox.sweep import hosts
+
+    if track is None or not hosts.is_writer():
+        return nullcontext(lambda event: None)  # noqa: ARG005
+    settings = {cell.name: cell.model_dump(mode="json") for cell in cells(study.experiment)}
+    return tracking.curves(track, study.experiment.name, settings, study.out)
 
 
 def _check_target(target: str | None, dry_run: bool) -> None:
