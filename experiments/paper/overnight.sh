@@ -43,7 +43,16 @@ for seed in "${eight[@]}"; do
   run "e4-minilm-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' 'grid.alpha=[0.1, 1.0]'
   run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
 done
+# Decided on after the 5 rounds of MiniLM had been seen: 10, in copies of the folders, which go on where those ended.
 for seed in "${eight[@]}"; do
+  [ -e "$out/e4-minilm-10-$seed" ] || cp -r "$out/e4-minilm-$seed" "$out/e4-minilm-10-$seed"
+  run "e4-minilm-10-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' "$one" rounds=10
+done
+# The same of E1, from the start.
+for seed in "${eight[@]}"; do
+  run "e1-minilm-10-$seed" e1_alpha_grid "${news[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' "$one" rounds=10
+done
+for seed in "${eight[@]:0:6}"; do
   run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$(by "$seed")" "$one" 'grid.local.mu=[0.0, 0.01]'
 done
 for seed in "${eight[@]}"; do
