@@ -38,7 +38,7 @@ for seed in "${eight[@]}"; do
     'grid.local.objective=[logit_adjustment]'
   run "ditto-textcnn-$seed" e1_alpha_grid "${news[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' "$one" 'grid.rule=[ditto]'
 done
-# E4, E3 and E5, each with the FedAvg that it is compared with.
+# E4.
 for seed in "${eight[@]}"; do
   run "e4-minilm-$seed" e4_sentiment140 "${tweets[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' 'grid.alpha=[0.1, 1.0]'
   run "e4-textcnn-$seed" e4_sentiment140 "${tweets[@]}" "${textcnn[@]}" "$(by "$seed")" 'grid.model=[textcnn]' 'grid.alpha=[0.1, 1.0]'
@@ -52,6 +52,7 @@ done
 for seed in "${eight[@]}"; do
   run "e1-minilm-10-$seed" e1_alpha_grid "${news[@]}" "${minilm[@]}" "$(by "$seed")" 'grid.model=[minilm]' "$one" rounds=10
 done
+# E3 and E5, each with the FedAvg that it is compared with.
 for seed in "${eight[@]:0:6}"; do
   run "e3-textcnn-$seed" e3_fedprox "${news[@]}" "${textcnn[@]}" "$(by "$seed")" "$one" 'grid.local.mu=[0.0, 0.01]'
 done

@@ -75,7 +75,7 @@ def as_json(found: Sequence[Run]) -> str:
 
 def as_table(found: Sequence[Run], folder: Path) -> Table:
     view = Table(title=printable(f"Runs in {folder}"))
-    folders = [Path(run.folder).resolve().name for run in found]
+    folders = [Path(run.folder).absolute().name for run in found]
     view.add_column("folder", overflow="fold", min_width=min(_WHOLE, max(map(len, folders))))  # to be copied
     for name in ("name", "status"):
         view.add_column(name, overflow="fold")
